@@ -1,8 +1,8 @@
 """What holds for every test: one thread per process, no telemetry, nothing written outside the test's own folder.
 
-The environment is set when this file is imported, before torch, Ray or MLflow can read it, and every child process inherits it.
-A test that starts Ray uses `ray.init(address="local")`, at most once per module, and never `ray stop`: that would end the clusters of
-other people on the machine.
+The environment is set when this file is imported, before torch, Ray or MLflow can read it, and every child process
+inherits it. A test that starts Ray uses `ray.init(address="local")`, at most once per module, and never `ray stop`:
+that would end the clusters of other people on the machine.
 """
 
 from __future__ import annotations
