@@ -1,0 +1,142 @@
+"""The manifest and the failures of a dataset, as Parquet files.
+
+`manifest.parquet` has one row per sample, ordered by shard and offset; the shard table, versions and digests travel in
+the file's metadata under the key `vamba`. `failures.parquet` has one row per failure. Both are written whole and
+atomically, and the manifest last of all: a dataset without it is not there yet.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.storage import Storage, open_storage
+from vamba.data.manifest import FORMAT_VERSION, Failure, Manifest, SampleRow, ShardRow, sort_rows
+
+MANIFEST_NAME = "manifest.parquet"
+FAILURES_NAME = "failures.parquet"
+SHARDS_PREFIX = "shards"
+
+_METADATA_KEY = b"vamba"
+
+SAMPLE_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("shard", pa.string()),
+        ("offset_bytes", pa.int64()),
+        ("size_bytes", pa.int64()),
+        ("split", pa.string()),
+        ("media", pa.string()),
+        ("duration_ns", pa.int64()),
+        ("num_frames", pa.int32()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("num_conversations", pa.int32()),
+        ("source_uri", pa.string()),
+        ("source_digest", pa.string()),
+    ]
+)
+FAILURE_SCHEMA = pa.schema([(name, pa.string()) for name in ("stage", "id", "source_uri", "error_class", "message")])
+
+DataUri = str | os.PathLike[str]
+
+
+def has_manifest(data_uri: DataUri) -> bool:
+    """Whether a finished dataset is there."""
+    return open_storage(data_uri).exists(MANIFEST_NAME)
+
+
+def read_manifest(data_uri: DataUri) -> Manifest:
+    """Reads the manifest of the dataset at `data_uri` and checks its digest.
+
+    Raises:
+        FileNotFoundError: there is no finished dataset.
+        ValueError: the file was written by a newer version, or its content does not match its digest.
+    """
+    storage = open_storage(data_uri)
+    try:
+        data = storage.read_bytes(MANIFEST_NAME)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"no dataset at {storage.uri}: {MANIFEST_NAME} is missing. It is written last: run `vamba ingest` with "
+            "this --out to its end (the same command continues an unfinished one), or correct the path"
+        ) from error
+    try:
+        table = pq.read_table(io.BytesIO(data))
+        header = json.loads((table.schema.metadata or {})[_METADATA_KEY])
+    except (pa.ArrowInvalid, KeyError) as error:
+        raise ValueError(f"{storage.uri}/{MANIFEST_NAME} is not a manifest of this project: {error}") from error
+    if header["format_version"] > FORMAT_VERSION:
+        raise ValueError(
+            f"{storage.uri}/{MANIFEST_NAME} has format version {header['format_version']}; this program reads up to "
+            f"{FORMAT_VERSION}: use a newer one"
+        )
+    manifest = Manifest(
+        format_version=header["format_version"],
+        version=header["version"],
+        config_digest=header["config_digest"],
+        inputs_digest=header["inputs_digest"],
+        shards=tuple(ShardRow(**shard) for shard in header["shards"]),
+        samples=tuple(SampleRow(**row) for row in table.to_pylist()),
+    )
+    if manifest.digest != header["digest"]:
+        raise ValueError(
+            f"{storage.uri}/{MANIFEST_NAME} is damaged: its content has digest {manifest.digest}, "
+            f"but it says {header['digest']}; restore it from a copy or ingest again"
+        )
+    return manifest
+
+
+def write_manifest(data_uri: DataUri, manifest: Manifest) -> None:
+    """Writes the manifest atomically. Call it last: from then on the dataset exists."""
+    header: dict[str, Any] = {
+        "format_version": manifest.format_version,
+        "version": manifest.version,
+        "config_digest": manifest.config_digest,
+        "inputs_digest": manifest.inputs_digest,
+        "digest": manifest.digest,
+        "shards": [asdict(shard) for shard in manifest.shards],
+    }
+    schema = SAMPLE_SCHEMA.with_metadata({_METADATA_KEY: json.dumps(header, separators=(",", ":")).encode()})
+    _write_table(open_storage(data_uri), MANIFEST_NAME, [asdict(row) for row in manifest.samples], schema)
+
+
+def read_failures(data_uri: DataUri) -> tuple[Failure, ...]:
+    """The failures of a finished dataset, ordered by id; none if there was none.
+
+    Raises:
+        FileNotFoundError: there is no failures file.
+    """
+    data = open_storage(data_uri).read_bytes(FAILURES_NAME)
+    return tuple(Failure(**row) for row in pq.read_table(io.BytesIO(data)).to_pylist())
+
+
+def write_failures(data_uri: DataUri, failures: Iterable[Failure]) -> None:
+    """Writes the failures atomically, ordered by id and stage, so that equal failures give equal bytes."""
+    rows = [asdict(row) for row in sorted(failures, key=lambda row: (row.id, row.stage, row.message))]
+    _write_table(open_storage(data_uri), FAILURES_NAME, rows, FAILURE_SCHEMA)
+
+
+def build_manifest(
+    shards: Iterable[ShardRow], samples: Iterable[SampleRow], *, config_digest: str, inputs_digest: str
+) -> Manifest:
+    """A manifest with shards and samples in their fixed order."""
+    return Manifest(
+        config_digest=config_digest,
+        inputs_digest=inputs_digest,
+        shards=tuple(sorted(shards, key=lambda shard: shard.name)),
+        samples=sort_rows(samples),
+    )
+
+
+def _write_table(storage: Storage, name: str, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), buffer, compression="zstd")
+    storage.write_atomic(name, buffer.getvalue())

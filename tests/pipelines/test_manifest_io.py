@@ -1,0 +1,83 @@
+"""The manifest and the failures as Parquet: there and back, same bytes, damage found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.manifest_io import (
+    build_manifest,
+    has_manifest,
+    read_failures,
+    read_manifest,
+    write_failures,
+    write_manifest,
+)
+from vamba.data.manifest import Failure, Manifest, SampleRow, ShardRow
+
+
+def make_manifest() -> Manifest:
+    rows = [
+        SampleRow(
+            id=f"v{index}",
+            shard="shard-000000.tar",
+            offset_bytes=index * 1024,
+            size_bytes=1024,
+            split="train",
+            media="video",
+            duration_ns=3_600_000_000_000,
+            num_frames=3600,
+            width=640,
+            height=360,
+            num_conversations=2,
+            source_uri=f"/v{index}.mp4",
+            source_digest="sha256:" + f"{index}" * 64,
+        )
+        for index in (1, 0)
+    ]
+    shards = [ShardRow(name="shard-000000.tar", size_bytes=10240, sha256="a" * 64, num_samples=2)]
+    return build_manifest(shards, rows, config_digest="sha256:c", inputs_digest="sha256:i")
+
+
+def test_manifest_round_trip_and_same_bytes(tmp_path: Path) -> None:
+    manifest = make_manifest()
+    for name in ("one", "two"):
+        write_manifest(tmp_path / name, manifest)
+    assert has_manifest(tmp_path / "one") and not has_manifest(tmp_path / "none")
+    assert read_manifest(tmp_path / "one") == manifest
+    assert read_manifest(str(tmp_path / "one")).digest == manifest.digest
+    files = [(tmp_path / name / "manifest.parquet").read_bytes() for name in ("one", "two")]
+    assert files[0] == files[1]
+
+
+def test_missing_dataset_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="vamba ingest"):
+        read_manifest(tmp_path)
+
+
+def test_changed_content_is_found(tmp_path: Path) -> None:
+    write_manifest(tmp_path, make_manifest())
+    path = tmp_path / "manifest.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.slice(0, 1), path)
+    with pytest.raises(ValueError, match="damaged"):
+        read_manifest(tmp_path)
+
+
+def test_other_parquet_file_is_refused(tmp_path: Path) -> None:
+    write_failures(tmp_path, [])
+    (tmp_path / "failures.parquet").rename(tmp_path / "manifest.parquet")
+    with pytest.raises(ValueError, match="not a manifest"):
+        read_manifest(tmp_path)
+
+
+def test_failures_are_sorted_rows(tmp_path: Path) -> None:
+    rows = [
+        Failure(stage="probe", id=name, source_uri=f"/{name}", error_class="truncated", message="cut") for name in "ba"
+    ]
+    write_failures(tmp_path, rows)
+    assert [row.id for row in read_failures(tmp_path)] == ["a", "b"]
+    write_failures(tmp_path, [])
+    assert read_failures(tmp_path) == ()

@@ -1,0 +1,180 @@
+"""One training example and its exact form as members of a WebDataset tar.
+
+A sample is one video (or image): its stored frames as JPEG bytes in presentation order, the exact presentation time of
+each, and the conversations about it. `to_members` turns it into named byte strings (`<id>.json`, `<id>.000000.jpg`, …),
+`from_members` turns those back; both are pure, so the same sample always gives the same bytes. The members are a public
+contract, described in docs/shard-format.md. Standard library only: decode workers import this file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast, get_args
+
+Media = Literal["video", "image"]
+Split = Literal["train", "validation", "test"]
+Speaker = Literal["human", "gpt"]
+
+SPLITS: tuple[str, ...] = get_args(Split)
+MAX_ID_CHARS = 80
+
+_ID = re.compile(r"[a-z0-9_-]+")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+def check_id(value: str) -> str:
+    """Returns `value`, a sample id.
+
+    Raises:
+        ValueError: it is not `[a-z0-9_-]+` of at most 80 characters. WebDataset cuts a key at its first dot, and the
+            name field of a tar header holds 100 bytes.
+    """
+    if not _ID.fullmatch(value) or len(value) > MAX_ID_CHARS:
+        raise ValueError(
+            f"sample id {value!r} must be 1 to {MAX_ID_CHARS} characters of a-z, 0-9, '_' and '-'; rename it"
+        )
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One utterance of a conversation."""
+
+    speaker: Speaker  # "human" asks, "gpt" answers (LLaVA's words)
+    value: str  # the text; "<video>" or "<image>" marks where the media goes
+
+    def __post_init__(self) -> None:
+        if self.speaker not in get_args(Speaker):
+            raise ValueError(f"turn 'from' is {self.speaker!r}; it must be 'human' or 'gpt'")
+        if not isinstance(self.value, str):
+            raise ValueError(f"turn 'value' is {type(self.value).__name__}; it must be text")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """A question and answer exchange about one video or image, in LLaVA's form."""
+
+    id: str  # names the conversation in results; any text
+    turns: tuple[Turn, ...]  # in order
+    category: str = ""  # free label that evaluation groups by
+
+    def to_json(self) -> dict[str, Any]:
+        """The conversation as the JSON object that a sample stores."""
+        turns = [{"from": turn.speaker, "value": turn.value} for turn in self.turns]
+        return {"id": self.id, "category": self.category, "conversations": turns}
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Conversation:
+        """Reads a stored conversation, or a row of a LLaVA listing (other keys are ignored).
+
+        Raises:
+            ValueError: "conversations" is missing or is not a list of {"from", "value"}.
+        """
+        rows = row.get("conversations")
+        if not isinstance(rows, list) or not all(isinstance(turn, Mapping) for turn in rows):
+            raise ValueError('"conversations" must be a list of {"from": "human" or "gpt", "value": text}')
+        turns = tuple(Turn(speaker=turn.get("from", ""), value=turn.get("value", "")) for turn in rows)
+        return cls(id=str(row.get("id", "")), turns=turns, category=str(row.get("category", "")))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One training example, complete when built.
+
+    Raises:
+        ValueError: the id is malformed, a timestamp is negative or not later than the one before it, or the numbers of
+            frames and timestamps differ.
+    """
+
+    id: str  # [a-z0-9_-]+, unique in the dataset
+    media: Media
+    split: Split
+    source_uri: str  # where the source file was when it was ingested
+    source_digest: str  # "sha256:<64 hex digits>" of the source file's bytes
+    duration_ns: int  # from the first frame's presentation to the end of the last frame of the source
+    width: int  # of the stored frames, pixels
+    height: int  # of the stored frames, pixels
+    timestamps_ns: tuple[int, ...]  # presentation of each stored frame, from the first frame of the source's
+    conversations: tuple[Conversation, ...]
+    probe: Mapping[str, Any] = field(default_factory=dict)  # what the source was: codec, rotation, fps, audio …
+    frames: tuple[bytes, ...]  # JPEG files, in presentation order
+
+    def __post_init__(self) -> None:
+        check_id(self.id)
+        if self.media not in get_args(Media):
+            raise ValueError(f"sample {self.id}: media is {self.media!r}; it must be one of {get_args(Media)}")
+        if self.split not in SPLITS:
+            raise ValueError(f"sample {self.id}: split is {self.split!r}; it must be one of {SPLITS}")
+        if not _DIGEST.fullmatch(self.source_digest):
+            raise ValueError(f"sample {self.id}: source_digest {self.source_digest!r} is not 'sha256:<64 hex digits>'")
+        times = self.timestamps_ns
+        if len(times) != len(self.frames) or not times:
+            raise ValueError(
+                f"sample {self.id}: {len(self.frames)} frames and {len(times)} timestamps; there must be one timestamp "
+                "per frame, and at least one frame"
+            )
+        if times[0] < 0 or any(later <= earlier for earlier, later in zip(times, times[1:], strict=False)):
+            raise ValueError(f"sample {self.id}: timestamps_ns must be >= 0 and strictly increasing")
+
+    def to_members(self) -> list[tuple[str, bytes]]:
+        """The tar members `(name, bytes)`: `<id>.json` first, then `<id>.000000.jpg`, `<id>.000001.jpg`, …"""
+        members = [(f"{self.id}.json", sample_json(self))]
+        members += [(frame_name(self.id, index), frame) for index, frame in enumerate(self.frames)]
+        return members
+
+    @classmethod
+    def from_members(cls, members: Iterable[tuple[str, bytes]]) -> Sample:
+        """Builds the sample from its members, in any order.
+
+        Raises:
+            ValueError: the JSON member or a frame is missing, or a member belongs to another sample.
+        """
+        by_name = dict(members)
+        json_names = [name for name in by_name if name.endswith(".json")]
+        if len(json_names) != 1:
+            raise ValueError(f"a sample has one .json member; these have {len(json_names)}: {sorted(by_name)[:4]}")
+        document = json.loads(by_name.pop(json_names[0]))
+        names = [frame_name(document["id"], index) for index in range(len(document["timestamps_ns"]))]
+        if json_names[0] != f"{document['id']}.json" or set(names) != set(by_name):
+            unexpected = sorted(set(names) ^ set(by_name))[:4]
+            raise ValueError(f"sample {document['id']}: members do not match its JSON: {unexpected}")
+        return cls(
+            id=document["id"],
+            media=document["media"],
+            split=document["split"],
+            source_uri=document["source_uri"],
+            source_digest=document["source_digest"],
+            duration_ns=document["duration_ns"],
+            width=document["width"],
+            height=document["height"],
+            timestamps_ns=tuple(document["timestamps_ns"]),
+            conversations=tuple(Conversation.from_json(row) for row in document["conversations"]),
+            probe=cast(Mapping[str, Any], document["probe"]),
+            frames=tuple(by_name[name] for name in names),
+        )
+
+
+def frame_name(sample_id: str, index: int) -> str:
+    """Name of the member that holds frame `index` (0-based) of a sample."""
+    return f"{sample_id}.{index:06d}.jpg"
+
+
+def sample_json(sample: Sample) -> bytes:
+    """The sample's JSON member: UTF-8, keys in a fixed order, no spaces, so that equal samples give equal bytes."""
+    document = {
+        "id": sample.id,
+        "media": sample.media,
+        "split": sample.split,
+        "source_uri": sample.source_uri,
+        "source_digest": sample.source_digest,
+        "duration_ns": sample.duration_ns,
+        "width": sample.width,
+        "height": sample.height,
+        "timestamps_ns": list(sample.timestamps_ns),
+        "conversations": [conversation.to_json() for conversation in sample.conversations],
+        "probe": dict(sorted(sample.probe.items())),
+    }
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
