@@ -1,0 +1,94 @@
+"""The configuration of one training run, from the data it reads to the workers that run it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from vamba.data.plan import PlanConfig
+from vamba.data.reader_config import ReaderConfig
+from vamba.parallel.config import ParallelConfig
+from vamba.train.config import TrainConfig
+
+RUN_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    """Which model is trained.
+
+    preset: architecture by name ("tiny", "small", "qwen2_vl_7b").
+    overrides: keys of that architecture's config.json to change.
+    init_from: a model in release layout to start from (directory, run name or its `model/`); None initialises
+        from train.seed.
+    tokenizer: directory of the tokenizer; None takes the model's own, or the tiny one shipped for the preset.
+    """
+
+    preset: str = "tiny"
+    overrides: dict[str, Any] = field(default_factory=dict)
+    init_from: str | None = None
+    tokenizer: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkersConfig:
+    """The processes that train.
+
+    num_workers: ranks. device: "cpu" (gloo) or "cuda" (nccl). threads: compute threads of a rank.
+    max_failures: how often the group is restarted after a worker died. cpus: CPUs that Ray reserves for a rank.
+    """
+
+    num_workers: int = 2
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: int = 1
+    cpus: float = 1.0
+    max_failures: int = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointConfig:
+    """keep_last: newest checkpoints kept on disk."""
+
+    keep_last: int = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackingConfig:
+    """MLflow. enabled: off leaves the run directory as the only record. experiment: name of the experiment.
+
+    The tracking URI comes from MLFLOW_TRACKING_URI; unset, it is a SQLite file in the storage directory.
+    flush_every_s: pause between two batches of metrics.
+    """
+
+    enabled: bool = True
+    experiment: str = "vamba"
+    flush_every_s: float = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig:
+    """One run.
+
+    name: of the run; the same name continues it. recipe: where the values came from, recorded only.
+    data: URI of a dataset that `vamba ingest` wrote. storage: directory that holds `runs/`; None means VAMBA_HOME.
+    """
+
+    name: str
+    data: str
+    recipe: str = ""
+    storage: str | None = None
+    model: ModelSource = field(default_factory=ModelSource)
+    reader: ReaderConfig = field(default_factory=ReaderConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    workers: WorkersConfig = field(default_factory=WorkersConfig)
+    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        if not RUN_NAME.fullmatch(self.name):
+            raise ValueError(
+                f"Run name {self.name!r} must match {RUN_NAME.pattern}: lower-case letters, digits, '-', '_' and '.'."
+            )

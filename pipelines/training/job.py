@@ -1,0 +1,224 @@
+"""The training job: a driver that starts Ray Train workers, shows their progress, and ends with a summary.
+
+    run_training(config)
+        driver  ── Ray: TorchTrainer.fit (own thread) ──> workers: train_rank ──> run directory
+          │                                                                          │
+          └── progress lines, MLflow  <── follows the files ─────────────────────────┘
+
+Ray restarts the group when a worker dies; each group finds its position in our checkpoint store. Ray's own record of a
+run is written in place and can be torn by a kill, so every start of the driver gets a fresh one and none is ever read
+again. SIGTERM or SIGINT asks the workers to save and stop; the job then counts as preempted and continues when it is
+started again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipelines.training.config import TrainingConfig
+from pipelines.training.run_directory import MetricsFollower, RunDirectory, run_directory
+from pipelines.training.session import TrainingData, open_training_data, train_rank
+from pipelines.training.summary import TrainingSummary, summarize
+from pipelines.training.tracking import Tracker, source_version
+
+PROGRESS_EVERY_S = 2.0
+RAY_TRAIN_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "600",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+
+
+class TrainingFailedError(RuntimeError):
+    """The workers failed more often than allowed; the message holds the last reason."""
+
+
+def run_training(config: TrainingConfig, notice: Callable[[str], None] = print) -> TrainingSummary:
+    """Start, continue or confirm the run `config.name`; returns when it is finished or was asked to stop.
+
+    notice: receives lines for the user. Raises ValueError for what the user can correct (configuration, data, a run of
+    this name that was started differently) and TrainingFailedError when the workers can't go on.
+    """
+    directory = run_directory(config.storage, config.name)
+    data = open_training_data(config)
+    directory.open(config, data_digest=data.digest)
+    if directory.finished_step() == data.num_steps and directory.model.exists():
+        notice(f"Run {config.name!r} finished at step {data.num_steps}; its model is {directory.model}.")
+        return summarize(directory, "already_finished", data.num_steps)
+    directory.update_run(init_from=config.model.init_from, **source_version())
+    tracker = Tracker(config, directory, notice)
+    status = "failed"
+    try:
+        with _stop_on_signal(directory, notice):
+            _train_on_ray(_resolved(config), directory, _Progress(directory, data, notice))
+        status = "finished" if directory.finished_step() == data.num_steps else "preempted"
+    finally:
+        tracker.close(status)
+    return summarize(directory, "finished" if status == "finished" else "preempted", data.num_steps)
+
+
+def _resolved(config: TrainingConfig) -> TrainingConfig:
+    """The configuration for workers: references turned into absolute directories that every process understands."""
+    model = config.model
+    if model.init_from:
+        from pipelines.registry.models import resolve_model
+
+        model = replace(model, init_from=str(resolve_model(model.init_from).directory))
+    if model.tokenizer:
+        model = replace(model, tokenizer=str(Path(model.tokenizer).expanduser().resolve()))
+    data = config.data if "://" in config.data else str(Path(config.data).expanduser().resolve())
+    return replace(config, model=model, data=data)
+
+
+def _train_on_ray(config: TrainingConfig, directory: RunDirectory, progress: _Progress) -> None:
+    """Run the worker group to its end. Raises TrainingFailedError."""
+    for name, value in RAY_TRAIN_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    started_here = not ray.is_initialized()
+    if started_here:
+        _start_ray(config)
+    errors: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            _trainer(config, directory).fit()
+        except BaseException as error:
+            errors.append(error)
+
+    fitting = threading.Thread(target=fit, name="ray-train", daemon=True)
+    fitting.start()
+    try:
+        while fitting.is_alive():
+            fitting.join(timeout=0.25)
+            progress.show()
+    finally:
+        if started_here:
+            ray.shutdown()
+    if errors:
+        raise TrainingFailedError(_reason(errors[0])) from errors[0]
+
+
+def _start_ray(config: TrainingConfig) -> None:
+    import ray
+
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False)
+        return
+    workers = config.workers
+    num_cpus = max(os.cpu_count() or 1, int(workers.num_workers * workers.cpus + 0.999))
+    ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+
+
+def _trainer(config: TrainingConfig, directory: RunDirectory) -> Any:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    workers = config.workers
+    use_gpu = workers.device == "cuda"
+    resources = {"CPU": workers.cpus, **({"GPU": 1} if use_gpu else {})}
+    scaling = ScalingConfig(num_workers=workers.num_workers, use_gpu=use_gpu, resources_per_worker=resources)
+    return TorchTrainer(
+        train_worker,
+        train_loop_config={"config": config, "directory": str(directory.root)},
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=scaling,
+        run_config=RunConfig(
+            name=f"start-{int(time.time())}-{os.getpid()}",
+            storage_path=str(directory.root / "ray"),
+            failure_config=FailureConfig(max_failures=workers.max_failures),
+        ),
+    )
+
+
+def train_worker(settings: Mapping[str, Any]) -> None:
+    """Entry point of a Ray Train worker; the process group is already up."""
+    train_rank(settings["config"], RunDirectory(Path(settings["directory"])))
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost message of Ray's nested errors, in one paragraph."""
+    failures = getattr(error, "worker_failures", None)
+    if failures:
+        error = next(iter(failures.values()))
+    while getattr(error, "cause", None) is not None or error.__cause__ is not None:
+        error = getattr(error, "cause", None) or error.__cause__  # type: ignore[assignment]
+    return f"{type(error).__name__}: {' '.join(str(error).split())[-1500:]}"
+
+
+@contextmanager
+def _stop_on_signal(directory: RunDirectory, notice: Callable[[str], None]) -> Iterator[None]:
+    """SIGTERM and SIGINT ask the workers to save and stop. Only the main thread can install handlers."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(signum: int, frame: object) -> None:
+        directory.stop_path.touch()
+        notice(f"{signal.Signals(signum).name}: saving a checkpoint, then stopping.")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Progress:
+    """Turns what the workers write into lines for the user."""
+
+    def __init__(self, directory: RunDirectory, data: TrainingData, notice: Callable[[str], None]) -> None:
+        self._directory, self._data, self._notice = directory, data, notice
+        self._follower = MetricsFollower(directory)
+        for _ in self._follower.read_new():
+            pass
+        self._num_events = len(directory.read_events())
+        self._window: list[dict[str, Any]] = []
+        self._shown = time.monotonic()
+
+    def show(self) -> None:
+        """Print new events at once, and a progress line every two seconds."""
+        events = self._directory.read_events()
+        for event in events[self._num_events :]:
+            self._show_event(event)
+        self._num_events = len(events)
+        self._window += [record for _, record in self._follower.read_new()]
+        if self._window and time.monotonic() - self._shown >= PROGRESS_EVERY_S:
+            self._shown = time.monotonic()
+            self._notice(self._line())
+            self._window = self._window[-1:]
+
+    def _line(self) -> str:
+        last, first = self._window[-1], self._window[0]
+        elapsed_s = last["time"] - first["time"]
+        num_steps = last["step"] - first["step"]
+        speed = ""
+        if elapsed_s > 0 and num_steps > 0:
+            tokens = sum(record["num_text_tokens"] + record["num_video_tokens"] for record in self._window[1:])
+            remaining_s = (self._data.num_steps - last["step"]) * elapsed_s / num_steps
+            speed = f"  {tokens / elapsed_s:,.0f} tokens/s  {int(remaining_s // 60)}:{int(remaining_s % 60):02d} left"
+        done = f"step {last['step']}/{self._data.num_steps}"
+        return f"{done}  loss {last['loss']:.4f}  lr {last['learning_rate']:.2e}{speed}"
+
+    def _show_event(self, event: Mapping[str, Any]) -> None:
+        if event["event"] == "attempt_started" and event["rank"] == 0:
+            step = event["resumed_from_step"]
+            start = f"resumed from step {step}" if step else "from the start"
+            self._notice(f"attempt {event['attempt']}: {event['world_size']} workers, {start}")
+        elif event["event"] == "checkpoint_quarantined":
+            self._notice(f"checkpoint {event['checkpoint']} set aside as {event['moved_to']}: {event['reason']}")

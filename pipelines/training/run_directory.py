@@ -1,0 +1,228 @@
+"""The files of one run: what it was asked to do, what it did, and what it made.
+
+    {storage}/runs/{name}/
+        config.json                 resolved configuration
+        run.json                    digests of configuration and data, MLflow run id
+        events.jsonl                attempts with their pids, checkpoints, refusals, the end; one JSON object a line
+        metrics/attempt-0001.jsonl  one JSON object a step, flushed as the step ends
+        checkpoints/step_00000040/  see docs/checkpoint-format.md
+        model/                      the finished run in release layout
+        control/                    requests to the running job (stop)
+        ray/                        scratch space of Ray Train, one folder for every start; never read again
+
+Lines are appended with one write each, so readers see whole lines; a line torn by a kill is skipped by the reader.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipelines.training.config import TrainingConfig
+
+# A change of these leaves every remaining step what it was, or is the user's declared wish (more steps).
+MAY_CHANGE = (
+    "checkpoints",
+    "data",
+    "parallel",
+    "reader.cache_bytes",
+    "reader.prefetch_steps",
+    "recipe",
+    "storage",
+    "tracking",
+    "train.checkpoint_every_steps",
+    "train.num_epochs",
+    "train.num_steps",
+    "workers",
+)
+
+
+class RunMismatchError(ValueError):
+    """A run of this name exists and was started with another configuration or other data."""
+
+
+class RunDirectory:
+    """Paths and records of one run. Cheap to build; creates nothing until asked."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config_path = root / "config.json"
+        self.run_path = root / "run.json"
+        self.events_path = root / "events.jsonl"
+        self.metrics = root / "metrics"
+        self.checkpoints = root / "checkpoints"
+        self.model = root / "model"
+        self.stop_path = root / "control" / "stop"
+
+    @property
+    def name(self) -> str:
+        return self.root.name
+
+    def open(self, config: TrainingConfig, *, data_digest: str) -> None:
+        """Create the run, or check that `config` continues it.
+
+        Raises RunMismatchError naming every differing field that must not differ (`MAY_CHANGE` lists what may).
+        """
+        for directory in (self.metrics, self.checkpoints, self.stop_path.parent):
+            directory.mkdir(parents=True, exist_ok=True)
+        self.stop_path.unlink(missing_ok=True)
+        resolved = dataclasses.asdict(config)
+        if self.config_path.exists():
+            before = read_json(self.config_path)
+            self._refuse_changes(before, resolved, data_digest)
+            changed = _differences(before, resolved)
+            if changed:
+                self.append_event("config_changed", fields=changed)
+        write_json(self.config_path, resolved)
+        self.update_run(name=self.name, config_digest=config_digest(resolved), data_digest=data_digest)
+
+    def _refuse_changes(self, before: Mapping[str, Any], after: Mapping[str, Any], data_digest: str) -> None:
+        fixed = {key: pair for key, pair in _differences(before, after).items() if not _may_change(key)}
+        lines = [f"  {key}: {old!r} -> {new!r}" for key, (old, new) in fixed.items()]
+        known = self.read_run().get("data_digest", data_digest)
+        if known != data_digest:
+            lines.append(f"  data digest: {known} -> {data_digest} (the dataset at {after['data']} is another one)")
+        if lines:
+            raise RunMismatchError(
+                f"Run {self.name!r} was started differently and cannot be continued like this:\n"
+                + "\n".join(lines)
+                + "\nUse the earlier values, or give the new run another --name. May change on resume: "
+                + f"{', '.join(MAY_CHANGE)}."
+            )
+
+    def read_run(self) -> dict[str, Any]:
+        return read_json(self.run_path) if self.run_path.exists() else {}
+
+    def update_run(self, **values: Any) -> None:
+        """Merge values into run.json."""
+        write_json(self.run_path, {**self.read_run(), **values})
+
+    def append_event(self, event: str, **values: Any) -> None:
+        _append_line(self.events_path, {"event": event, "time": round(time.time(), 3), **values})
+
+    def read_events(self) -> list[dict[str, Any]]:
+        return list(_read_lines(self.events_path))
+
+    def finished_step(self) -> int | None:
+        """The step the run finished at, None while it has not (or has been prolonged since)."""
+        finished = [event for event in self.read_events() if event["event"] == "finished"]
+        return int(finished[-1]["step"]) if finished else None
+
+    def new_attempt(self) -> int:
+        """Claim the next attempt number by creating its metrics file."""
+        attempt = 1 + max((int(path.stem.removeprefix("attempt-")) for path in self.attempts()), default=0)
+        self.metrics_path(attempt).touch(exist_ok=False)
+        return attempt
+
+    def metrics_path(self, attempt: int) -> Path:
+        return self.metrics / f"attempt-{attempt:04d}.jsonl"
+
+    def read_metrics(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Every recorded step as (attempt, record), in the order it was trained; replayed steps appear again."""
+        for path in self.attempts():
+            attempt = int(path.stem.removeprefix("attempt-"))
+            for record in _read_lines(path):
+                yield attempt, record
+
+    def attempts(self) -> list[Path]:
+        """Metrics files, oldest first."""
+        return sorted(self.metrics.glob("attempt-*.jsonl"))
+
+
+class MetricsFollower:
+    """Reads the metrics files as they grow, each line once."""
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self._directory = directory
+        self._offsets: dict[Path, int] = {}
+
+    def read_new(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(attempt, record) of the steps recorded since the last call, in the order they were trained."""
+        for path in self._directory.attempts():
+            offset = self._offsets.get(path, 0)
+            if path.stat().st_size == offset:
+                continue
+            with path.open("rb") as file:
+                file.seek(offset)
+                content = file.read()
+            whole = content[: content.rfind(b"\n") + 1]
+            self._offsets[path] = offset + len(whole)
+            for line in whole.splitlines():
+                yield int(path.stem.removeprefix("attempt-")), json.loads(line)
+
+
+def run_directory(storage: str | None, name: str) -> RunDirectory:
+    """The directory of run `name` below `storage` (None: VAMBA_HOME). Raises ValueError for object stores."""
+    from pipelines.storage import vamba_home
+
+    root = storage or str(vamba_home())
+    if "://" in root:
+        raise ValueError(
+            f"storage = {root!r}: runs are kept on a file system that all workers see. Use a path; "
+            "datasets may be on S3."
+        )
+    return RunDirectory(Path(root).expanduser().resolve() / "runs" / name)
+
+
+def config_digest(resolved: Mapping[str, Any]) -> str:
+    """Digest of all that decides what a run computes: equal digests, equal losses."""
+    decisive = {key: value for key, value in flatten(resolved) if not _may_change(key) and key != "name"}
+    return "sha256:" + hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Replace `path` so that a reader, or a crash, sees the old or the new content, never part of one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w") as file:
+        json.dump(value, file, indent=2, sort_keys=True)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text()))
+
+
+def _append_line(path: Path, value: Mapping[str, Any]) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        size = os.fstat(descriptor).st_size
+        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        os.write(descriptor, (("\n" if torn else "") + json.dumps(value) + "\n").encode())
+    finally:
+        os.close(descriptor)
+
+
+def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.exists():
+        return
+    for line in path.read_text(errors="replace").splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            continue
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every leaf; tuples as lists, as they read back from JSON."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, list(value) if isinstance(value, tuple) else value
+
+
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    old, new = dict(flatten(before)), dict(flatten(after))
+    return {key: (old.get(key), new.get(key)) for key in sorted({*old, *new}) if old.get(key) != new.get(key)}
+
+
+def _may_change(key: str) -> bool:
+    return any(key == name or key.startswith(name + ".") for name in MAY_CHANGE)

@@ -1,0 +1,282 @@
+"""What one rank does from its start to the finished model, whichever launcher started it.
+
+    TrainingConfig ──> open_training_data ──> build_state ── restore ──> fit ── export_model ──> model/
+                                                              │           │
+                                                    CheckpointStore   RankRun (metrics, checkpoints, stop request)
+
+The launcher has set up the process group (Ray Train, torchrun, or none for a single process) and the run directory.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from pipelines.training.checkpoints import CheckpointStore
+from pipelines.training.config import TrainingConfig
+from pipelines.training.run_directory import RunDirectory
+from vamba.data.manifest import SampleRow
+from vamba.data.plan import DataPlan
+from vamba.data.reader_config import plan_items
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from vamba.train.state import TrainState
+    from vamba.train.step import StepResult
+
+LOCK_TIMEOUT_S = 60.0
+TINY_TOKENIZER = "assets/tiny_tokenizer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingData:
+    """The training split and how it is cut into steps. num_steps: of the whole run."""
+
+    rows: tuple[SampleRow, ...]
+    plan: DataPlan
+    digest: str
+    read_range: Callable[[str, int, int], bytes]
+    num_steps: int
+
+
+def open_training_data(config: TrainingConfig) -> TrainingData:
+    """Read the manifest and plan the run; reads no sample. Raises ValueError for an empty split or exceeded budget."""
+    from pipelines.manifest_io import read_manifest
+    from pipelines.storage import open_storage
+
+    manifest = read_manifest(config.data)
+    storage = open_storage(config.data)
+    rows = manifest.select("train")
+    plan = DataPlan(plan_items(rows, config.reader), config.plan, seed=config.train.seed)
+    return TrainingData(
+        rows=rows,
+        plan=plan,
+        digest=manifest.digest,
+        read_range=lambda shard, offset, length: storage.read_range(f"shards/{shard}", offset, length),
+        num_steps=config.train.num_steps or plan.num_steps(config.train.num_epochs),
+    )
+
+
+def tokenizer_directory(config: TrainingConfig) -> Path:
+    """Where the run's tokenizer is: named, or that of the model it starts from, or the one shipped for small models."""
+    import vamba
+
+    if config.model.tokenizer:
+        return Path(config.model.tokenizer).expanduser()
+    if config.model.init_from:
+        return Path(config.model.init_from)
+    return Path(str(vamba.__file__)).parent / TINY_TOKENIZER
+
+
+def build_model(config: TrainingConfig) -> nn.Module:
+    """The whole model on the CPU: read from `init_from` (a directory by now), or initialised from the seed."""
+    if config.model.init_from:
+        from vamba.model.pretrained import from_pretrained
+
+        return from_pretrained(config.model.init_from)
+    from vamba.model.init import init_weights_
+    from vamba.model.vamba import VambaForConditionalGeneration
+
+    model = VambaForConditionalGeneration(model_config(config))
+    init_weights_(model, seed=config.train.seed)
+    return model
+
+
+def model_config(config: TrainingConfig) -> Any:
+    """The architecture of the preset with the overrides applied (of `init_from`, its own)."""
+    from vamba.model.config import ModelConfig
+    from vamba.model.presets import PRESETS
+
+    if config.model.init_from:
+        return ModelConfig.from_dict(json.loads((Path(config.model.init_from) / "config.json").read_text()))
+    if config.model.preset not in PRESETS:
+        known = ", ".join(sorted(PRESETS))
+        raise ValueError(f"model.preset {config.model.preset!r} is unknown; choose one of {known}.")
+    return ModelConfig.from_dict(_merged(PRESETS[config.model.preset].to_dict(), config.model.overrides))
+
+
+def build_state(config: TrainingConfig, data: TrainingData) -> TrainState:
+    """Model, sharding and optimizer of this rank, at the start of the plan."""
+    import torch
+
+    from vamba.parallel.mesh import build_mesh
+    from vamba.parallel.sharding import shard_model
+    from vamba.train.state import TrainState
+    from vamba.train.trainable import select_trainable
+
+    device = torch.device(config.workers.device)
+    if device.type == "cuda":
+        device = torch.device("cuda", torch.cuda.current_device())
+    model = build_model(config)
+    select_trainable(model, config.train.trainable, config.train.expected_trainable)
+    mesh = build_mesh(device.type, config.parallel)
+    shard_model(model.to(device), mesh, config.parallel)
+    model.train()
+    return TrainState(
+        model, config.train, num_steps=data.num_steps, reader_state=data.plan.start(), mesh=mesh, device=device
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankOutcome:
+    """How an attempt ended on this rank. finished: False when it was stopped with its state saved."""
+
+    finished: bool
+    step: int
+    attempt: int
+
+
+def train_rank(config: TrainingConfig, directory: RunDirectory) -> RankOutcome:
+    """Train this rank's share of the run, from its newest checkpoint (or the start) to the exported model."""
+    import torch
+
+    from vamba.data.reader import PackReader, SampleEncoder
+    from vamba.data.text import load_tokenizer
+    from vamba.train.loop import fit
+
+    rank, world_size = _rank_and_world_size()
+    torch.set_num_threads(config.workers.threads)
+    with _exclusive(directory, rank):
+        attempt = _agree(directory.new_attempt() if rank == 0 else 0)
+        data = open_training_data(config)
+        state = build_state(config, data)
+        store = CheckpointStore(
+            directory.checkpoints, keep_last=config.checkpoints.keep_last, notify=directory.append_event
+        )
+        store.restore(state)
+        directory.append_event(
+            "attempt_started",
+            attempt=attempt, rank=rank, pid=os.getpid(), host=socket.gethostname(), world_size=world_size,
+            resumed_from_step=state.step, num_steps=state.num_steps,
+        )  # fmt: skip
+        encode = SampleEncoder(load_tokenizer(tokenizer_directory(config)), config.reader)
+        reader = PackReader(
+            data.plan, data.rows, data.read_range, encode,
+            state=state.reader_state, rank=rank, world_size=world_size,
+            prefetch_steps=config.reader.prefetch_steps, cache_bytes=config.reader.cache_bytes,
+        )  # fmt: skip
+        labels = {key: directory.read_run().get(key) for key in ("config_digest", "data_digest")}
+        with RankRun(directory, store, attempt=attempt, rank=rank, labels=labels) as run:
+            finished = fit(state, reader, run)
+        reader.close()
+        if finished:
+            export_model(state, config, directory, rank)
+        if rank == 0:
+            directory.append_event("finished" if finished else "stopped", attempt=attempt, step=state.step)
+    return RankOutcome(finished=finished, step=state.step, attempt=attempt)
+
+
+class RankRun:
+    """The loop's `Run`: metrics of rank 0 to a file, checkpoints to the store, stop requests from the run directory."""
+
+    def __init__(
+        self, directory: RunDirectory, store: CheckpointStore, *, attempt: int, rank: int, labels: dict[str, Any]
+    ) -> None:
+        self._directory, self._store, self._labels = directory, store, labels
+        self._metrics: IO[str] | None = directory.metrics_path(attempt).open("a") if rank == 0 else None
+
+    def __enter__(self) -> RankRun:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._metrics is not None:
+            self._metrics.close()
+
+    def stop_requested(self) -> bool:
+        return self._directory.stop_path.exists()
+
+    def report(self, result: StepResult) -> None:
+        if self._metrics is None:
+            return
+        record = asdict(result)
+        del record["stop_requested"]
+        record["seconds"] = {phase: round(seconds, 6) for phase, seconds in result.seconds.items()}
+        self._metrics.write(json.dumps({**record, "time": round(time.time(), 3)}) + "\n")
+        self._metrics.flush()
+
+    def save(self, state: TrainState) -> None:
+        self._store.save(state, self._labels)
+
+
+def export_model(state: TrainState, config: TrainingConfig, directory: RunDirectory, rank: int) -> None:
+    """Write the model in release layout to the run's `model/`: whole or not at all. Collective."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    tensors = get_model_state_dict(state.model, options=options)
+    if rank != 0:
+        return
+    from vamba.model.pretrained import save_pretrained
+
+    temporary = directory.root / "model.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    whole = build_model_shell(config)
+    whole.load_state_dict(tensors, assign=True)
+    save_pretrained(whole, temporary, tokenizer_dir=tokenizer_directory(config))
+    shutil.rmtree(directory.model, ignore_errors=True)
+    temporary.rename(directory.model)
+
+
+def build_model_shell(config: TrainingConfig) -> nn.Module:
+    """The run's architecture without memory behind it (torch's meta device)."""
+    import torch
+
+    from vamba.model.vamba import VambaForConditionalGeneration
+
+    with torch.device("meta"):
+        return VambaForConditionalGeneration(model_config(config))
+
+
+@contextmanager
+def _exclusive(directory: RunDirectory, rank: int) -> Iterator[None]:
+    """Only one group of workers trains a run. The lock dies with its process, so a killed group blocks nobody."""
+    if rank != 0:
+        yield
+        return
+    with (directory.root / "lock").open("w") as file:
+        deadline = time.monotonic() + LOCK_TIMEOUT_S
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise RuntimeError(
+                        f"Run {directory.name!r} is being trained by another job: stop that, or choose another name."
+                    ) from None
+                time.sleep(0.1)
+        yield
+
+
+def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in overrides.items():
+        merged[key] = _merged(base[key], value) if isinstance(value, Mapping) and key in base else value
+    return merged
+
+
+def _rank_and_world_size() -> tuple[int, int]:
+    import torch.distributed as dist
+
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def _agree(value: int) -> int:
+    """Rank 0's value on all ranks."""
+    import torch.distributed as dist
+
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return value
+    holder = [value]
+    dist.broadcast_object_list(holder)
+    return int(holder[0])

@@ -1,0 +1,84 @@
+"""FSDP2 over the Vamba hybrid: which modules are gathered together, and what is never sharded.
+
+    model ── shard_model(mesh) ──> units: vision tower · merger · every hybrid layer · final norm + lm_head · the rest
+
+Scalars and vectors whose precision matters (A_log, D, dt_bias, alpha, norms: well below a thousandth of the parameters)
+stay whole and float32 on every rank, because a unit has one compute dtype. FSDP does not see them, so the training step
+sums their gradients itself, in the one all-reduce it needs anyway. FSDP's own reduction is a plain sum as well: losses
+are divided by global token counts, so the usual division by the number of ranks would be wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
+from vamba.parallel.config import ParallelConfig
+
+FULL_PRECISION = re.compile(r"(.*\.)?(A_log|D|dt_bias|alpha|(\w*norm\w*|ln_q)\.(weight|bias))")
+
+
+def is_full_precision(name: str) -> bool:
+    """Whether parameter `name` stays float32 and unsharded."""
+    return FULL_PRECISION.fullmatch(name) is not None
+
+
+def shard_model(model: nn.Module, mesh: DeviceMesh | None, config: ParallelConfig) -> None:
+    """Shard `model` in place over `mesh`; without a mesh it is left as it is.
+
+    Raises ValueError for bfloat16 without a mesh: precision is a property of FSDP's units.
+    """
+    if mesh is None:
+        if config.compute_dtype != "float32":
+            raise ValueError(
+                f"parallel.compute_dtype = {config.compute_dtype!r} needs at least 2 workers; one trains float32."
+            )
+        return
+    policy = MixedPrecisionPolicy()
+    if config.compute_dtype == "bfloat16":
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    whole = {parameter for name, parameter in model.named_parameters() if is_full_precision(name)}
+    shared = {"mesh": mesh, "mp_policy": policy, "ignored_params": whole}
+    for modules in _units(model):
+        num_parameters = sum(p.numel() for module in modules for p in module.parameters() if p not in whole)
+        if num_parameters >= max(1, config.min_unit_parameters):
+            unit = modules[0] if len(modules) == 1 else modules
+            fully_shard(unit, reshard_after_forward=config.reshard_after_forward, **shared)
+    fully_shard(model, reshard_after_forward=False, **shared)
+    for method in ("loss", "encode_video", "generate"):
+        if hasattr(model, method):
+            register_fsdp_forward_method(model, method)
+    for module in fsdp_modules(model):
+        module.set_gradient_divide_factor(1.0)
+        module.set_force_sum_reduction_for_comms(True)
+
+
+def fsdp_modules(model: nn.Module) -> Iterator[FSDPModule]:
+    """The modules that are FSDP units."""
+    return (module for module in model.modules() if isinstance(module, FSDPModule))
+
+
+def set_gradient_sync(model: nn.Module, enabled: bool) -> None:
+    """Whether the next backward reduces gradients: off for all micro-batches of a step but the last."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(enabled)
+
+
+def _units(model: nn.Module) -> Iterator[list[nn.Module]]:
+    """Modules to gather together, inner before outer."""
+    tower = getattr(model, "visual", None)
+    if tower is not None:
+        if hasattr(tower, "merger"):
+            yield [tower.merger]
+        yield [tower]
+    decoder = getattr(model, "model", None)
+    if decoder is not None:
+        for layer in decoder.layers:
+            yield [layer]
+        if model.lm_head.weight is not decoder.embed_tokens.weight:  # tied weights belong to one unit: the root
+            yield [decoder.norm, model.lm_head]

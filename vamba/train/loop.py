@@ -1,0 +1,47 @@
+"""The training loop. Everything that outlives this process goes through `run`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Protocol
+
+from vamba.data.plan import PlanState
+from vamba.data.reader import StepInput
+from vamba.train.state import TrainState
+from vamba.train.step import StepResult, train_step
+
+
+class Run(Protocol):
+    """What a launcher gives the loop. `save` is called on all ranks at the same step."""
+
+    def stop_requested(self) -> bool:
+        """Whether this rank has been asked to stop; asked once before every step."""
+
+    def report(self, result: StepResult) -> None:
+        """Record a finished step."""
+
+    def save(self, state: TrainState) -> None:
+        """Make the state durable."""
+
+
+def fit(state: TrainState, batches: Iterator[tuple[StepInput, PlanState]], run: Run) -> bool:
+    """Train until state.num_steps; returns False when asked to stop before, with the state saved.
+
+    A step is recorded before the checkpoint that contains it, so that a run which dies between the two repeats recorded
+    steps and can compare, rather than miss some.
+    """
+    while state.step < state.num_steps:
+        waiting = time.perf_counter()
+        inputs, reader_state = next(batches)
+        waited_s = time.perf_counter() - waiting
+        result = train_step(state, inputs, stop=run.stop_requested())
+        state.advance(reader_state)
+        run.report(replace(result, seconds={"data": waited_s, **result.seconds}))
+        finished = state.step == state.num_steps
+        if finished or result.stop_requested or state.step % state.config.checkpoint_every_steps == 0:
+            run.save(state)
+        if result.stop_requested and not finished:
+            return False
+    return True

@@ -1,0 +1,141 @@
+"""One optimizer step: forward and backward over a rank's micro-batches, one all-reduce, clip, update.
+
+    StepInput ──> per micro-batch: loss sum (not mean) ── backward ──> gradients of the sum
+              ──> one all-reduce: loss, token counts, stop flag, squared norm of the shards, unsharded gradients
+              ──> scale = clip(norm) / number of loss tokens ──> AdamW ──> parameter constraints
+
+Gradients are those of a sum over tokens until the very end, where one multiplication turns them into the clipped
+gradient of the global mean. So accumulation, packing and world size do not change the result, and nothing about other
+ranks has to be known before the backward pass.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from vamba.data.reader import StepInput
+from vamba.parallel.sharding import set_gradient_sync
+from vamba.train.optimizer import local
+from vamba.train.seeds import seed_for
+from vamba.train.state import TrainState
+
+
+class NonFiniteError(RuntimeError):
+    """Loss or gradient of a step is not a finite number; the parameters were not touched."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """What a step did, equal on all ranks.
+
+    step: number of steps done, this one included. epoch: of its samples. loss: mean cross-entropy per loss token, nats.
+    grad_norm: global 2-norm of the mean loss's gradient before clipping. num_*_tokens: over all ranks.
+    seconds: of this rank, by phase. stop_requested: some rank was asked to stop.
+    """
+
+    step: int
+    epoch: int
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    num_loss_tokens: int
+    num_text_tokens: int
+    num_video_tokens: int
+    seconds: Mapping[str, float]
+    sample_ids: tuple[str, ...]
+    stop_requested: bool
+
+
+def train_step(state: TrainState, inputs: StepInput, *, stop: bool = False) -> StepResult:
+    """Train on one global batch. `stop` tells the other ranks that this one was asked to stop.
+
+    Raises NonFiniteError before any parameter changes when loss or gradient is not finite.
+    """
+    started = time.perf_counter()
+    totals = _forward_backward(state, inputs)
+    computed = time.perf_counter()
+    totals[_STOP] = float(stop)
+    grad_norm = _reduce(state, totals)
+    loss_sum, num_loss_tokens, num_text_tokens, num_video_tokens, num_stops = totals.tolist()[:_SQUARED_NORM]
+    loss = loss_sum / max(1.0, num_loss_tokens)
+    grad_norm /= max(1.0, num_loss_tokens)
+    if num_loss_tokens == 0 or not math.isfinite(loss) or not math.isfinite(grad_norm):
+        raise NonFiniteError(
+            f"Step {state.step + 1} has loss {loss} and gradient norm {grad_norm} over {num_loss_tokens:.0f} loss "
+            f"tokens. Its samples: {', '.join(inputs.sample_ids)}. The last checkpoint is intact; lower "
+            "train.optimizer.learning_rate, or leave the samples out."
+        )
+    reduced = time.perf_counter()
+    learning_rate = state.config.optimizer.rate(state.step, state.num_steps)
+    clip = min(1.0, state.config.optimizer.clip_norm / (grad_norm + 1e-6))
+    _update(state, learning_rate, scale=clip / num_loss_tokens)
+    updated = time.perf_counter()
+    return StepResult(
+        step=state.step + 1,
+        epoch=inputs.epoch,
+        loss=loss,
+        grad_norm=grad_norm,
+        learning_rate=learning_rate,
+        num_loss_tokens=int(num_loss_tokens),
+        num_text_tokens=int(num_text_tokens),
+        num_video_tokens=int(num_video_tokens),
+        seconds={"compute": computed - started, "reduce": reduced - computed, "update": updated - reduced},
+        sample_ids=inputs.sample_ids,
+        stop_requested=num_stops > 0,
+    )
+
+
+_LOSS, _LOSS_TOKENS, _TEXT_TOKENS, _VIDEO_TOKENS, _STOP, _SQUARED_NORM = range(6)
+
+
+def _forward_backward(state: TrainState, inputs: StepInput) -> torch.Tensor:
+    """Accumulate gradients of the summed loss; returns this rank's totals, float64[6], norm and stop not filled in."""
+    totals = torch.zeros(6, dtype=torch.float64, device=state.device)
+    for number, micro in enumerate(inputs.micro_batches, start=1):
+        set_gradient_sync(state.model, number == len(inputs.micro_batches))
+        torch.manual_seed(seed_for(state.config.seed, inputs.epoch, micro.pack_index, "forward"))
+        batch = micro.batch if state.device.type == "cpu" else micro.batch.to(state.device, non_blocking=True)
+        loss_sum, num_loss_tokens = state.model.loss(batch)
+        (loss_sum if micro.counts else loss_sum * 0.0).backward()
+        if micro.counts:
+            totals[_LOSS] += loss_sum.detach()
+            counts = (num_loss_tokens, micro.batch.num_text_tokens, micro.batch.num_video_tokens)
+            totals[_LOSS_TOKENS : _VIDEO_TOKENS + 1] += torch.tensor(counts, dtype=torch.float64, device=state.device)
+    return totals
+
+
+@torch.no_grad()
+def _reduce(state: TrainState, totals: torch.Tensor) -> float:
+    """Sum totals and unsharded gradients over all ranks, in place; returns the norm of the summed loss's gradient."""
+    sharded = [local(p.grad) for p in state.sharded_parameters if p.grad is not None]
+    whole = [p.grad for p in state.whole_parameters if p.grad is not None]
+    totals[_SQUARED_NORM] = _squared_norm(sharded) / state.num_replicas
+    if state.world_size > 1:
+        packed = torch.cat([totals, *(grad.flatten().to(torch.float64) for grad in whole)])
+        dist.all_reduce(packed)
+        pieces = packed.split([totals.numel(), *(grad.numel() for grad in whole)])
+        totals.copy_(pieces[0])
+        for grad, piece in zip(whole, pieces[1:], strict=True):
+            grad.copy_(piece.view_as(grad))
+    return math.sqrt(float(totals[_SQUARED_NORM]) + float(_squared_norm(whole)))
+
+
+def _squared_norm(tensors: list[torch.Tensor]) -> torch.Tensor:
+    if not tensors:
+        return torch.zeros((), dtype=torch.float64)
+    norms = torch.stack(torch._foreach_norm(tensors)).to(torch.float64)
+    return norms.square().sum()
+
+
+@torch.no_grad()
+def _update(state: TrainState, learning_rate: float, *, scale: float) -> None:
+    grads = [local(p.grad) for p in state.optimizer.parameters.values() if p.grad is not None]
+    torch._foreach_mul_(grads, scale)
+    state.optimizer.step(learning_rate)
+    state.model.constrain_()
