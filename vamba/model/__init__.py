@@ -1,0 +1,1 @@
+"""The hybrid model: configuration, modules, loading and generation."""

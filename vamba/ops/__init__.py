@@ -1,0 +1,1 @@
+"""Implementations of the three operations that decide the speed: scan, convolution, attention."""

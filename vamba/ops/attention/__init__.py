@@ -1,0 +1,1 @@
+"""Attention over packed segments: one signature, one file per implementation."""
