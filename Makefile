@@ -1,0 +1,58 @@
+# The commands of this project. `make` lists them; each one that needs the environment makes it first (scripts/setup.sh).
+#
+# Variables: PYTHON=python3.12     the interpreter for .venv (default: the first 3.11 or 3.12 found)
+#            TORCH_INDEX=URL       a package index with the CPU build of torch, where the network needs one
+#            DEVICE=cpu|cuda       overrides the search for an NVIDIA driver
+#            T="tests/vamba -k x"  what `make test-fast` runs
+#            WORKERS=2             how many pytest processes run at once
+
+SHELL := /bin/bash
+VENV ?= .venv
+PY := $(VENV)/bin/python
+WORKERS ?= 2
+T ?= tests
+export PYTHON TORCH_INDEX DEVICE VENV
+
+# One thread per process and no telemetry; tests/conftest.py sets the same for the test processes themselves.
+QUIET := RAY_USAGE_STATS_ENABLED=0 MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=1
+PYTEST := $(QUIET) OMP_NUM_THREADS=1 $(PY) -m pytest -q
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast check format lock clean distclean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## make or update .venv from requirements/*.lock (the other commands do it themselves)
+	@scripts/setup.sh
+
+demo: setup ## the whole job on this machine: generate, ingest, train, kill, resume, evaluate, promote, ask
+	@$(QUIET) $(PY) -m jobs.demo
+
+# Tests that start Ray or several gloo processes want the machine for themselves, so they run after the others, one by one.
+test: setup ## every test that needs no GPU
+	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not ray and not distributed and not gpu" tests
+	$(PYTEST) -m "(ray or distributed) and not gpu" tests
+
+test-fast: setup ## the tests without Ray, gloo processes and long runs
+	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not ray and not distributed and not gpu and not slow" $(T)
+
+check: setup ## format, lint and types, then the fast tests
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	@$(MAKE) --no-print-directory test-fast
+
+format: setup ## write the format and the fixes that lint knows
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+lock: setup ## resolve requirements/*.lock again from pyproject.toml (PYTHONS="python3.11 python3.12")
+	$(PY) scripts/lock.py $(foreach python,$(or $(PYTHONS),python3.11 python3.12),--python $(python))
+
+clean: ## remove caches and build outputs; data, runs and .venv stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## also remove .venv and .vamba (all data and runs of the demo)
+	rm -rf $(VENV) .vamba
