@@ -128,7 +128,7 @@ What is installed stays: when the network is back, run the same command again an
 }
 
 main() {
-    local target python started=$SECONDS
+    local target python pip_wheel started=$SECONDS
     target="$(device)"
     if [ -n "${PYTHON:-}" ] && suits "$VENV/bin/python" && [ "$(version_of "$VENV/bin/python")" != "$(version_of "$PYTHON")" ]; then
         python="$(find_python)" # refuses before anything is removed
@@ -145,7 +145,8 @@ main() {
     fi
     rm -f "$VENV/setup.stamp"
     : >"$VENV/setup.log"
-    "$VENV/bin/python" scripts/bootstrap/pip-*.whl/pip install --quiet scripts/bootstrap/pip-*.whl >>"$VENV/setup.log" 2>&1 ||
+    pip_wheel="$(echo scripts/bootstrap/pip-*.whl)"
+    "$VENV/bin/python" "$pip_wheel/pip" install --quiet --no-index "$pip_wheel" >>"$VENV/setup.log" 2>&1 ||
         failed "pip could not be installed"
     if [ "$target" = cuda ]; then
         install_lock requirements/cpu.lock requirements/dev.lock requirements/gpu.lock
