@@ -88,7 +88,8 @@ class CheckpointStore:
         started = time.perf_counter()
         final = self.directory / f"step_{state.step:08d}"
         temporary = final.with_suffix(".tmp")
-        dcp.save(state.tensors(), checkpoint_id=str(temporary), no_dist=world_size == 1)
+        planner = dcp.DefaultSavePlanner(enable_plan_caching=True)
+        dcp.save(state.tensors(), checkpoint_id=str(temporary), planner=planner, no_dist=world_size == 1)
         parts = _gather_on_first(_describe_files(temporary, rank), rank, world_size)
         if parts is None:
             return None

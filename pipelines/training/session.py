@@ -12,7 +12,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -69,13 +68,13 @@ def open_training_data(config: TrainingConfig) -> TrainingData:
 
 def tokenizer_directory(config: TrainingConfig) -> Path:
     """Where the run's tokenizer is: named, or that of the model it starts from, or the one shipped for small models."""
-    import vamba
+    from importlib.resources import files
 
     if config.model.tokenizer:
         return Path(config.model.tokenizer).expanduser()
     if config.model.init_from:
         return Path(config.model.init_from)
-    return Path(str(vamba.__file__)).parent / TINY_TOKENIZER
+    return Path(str(files("vamba"))) / TINY_TOKENIZER
 
 
 def build_model(config: TrainingConfig) -> nn.Module:
@@ -216,25 +215,15 @@ def export_model(state: TrainState, config: TrainingConfig, directory: RunDirect
     tensors = get_model_state_dict(state.model, options=options)
     if rank != 0:
         return
-    from vamba.model.pretrained import save_pretrained
+    from vamba.model.pretrained import write_checkpoint
 
-    temporary = directory.root / "model.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    whole = build_model_shell(config)
-    whole.load_state_dict(tensors, assign=True)
-    save_pretrained(whole, temporary, tokenizer_dir=tokenizer_directory(config))
-    shutil.rmtree(directory.model, ignore_errors=True)
-    temporary.rename(directory.model)
-
-
-def build_model_shell(config: TrainingConfig) -> nn.Module:
-    """The run's architecture without memory behind it (torch's meta device)."""
-    import torch
-
-    from vamba.model.vamba import VambaForConditionalGeneration
-
-    with torch.device("meta"):
-        return VambaForConditionalGeneration(model_config(config))
+    write_checkpoint(
+        directory.model,
+        state.model.config,
+        tensors.items(),
+        tokenizer_dir=tokenizer_directory(config),
+        processing=config.reader.frames,
+    )
 
 
 @contextmanager

@@ -29,9 +29,10 @@ class ShardedAdamW:
         with torch.no_grad():
             self.exp_avg = {name: torch.zeros_like(local(p)) for name, p in self.parameters.items()}
             self.exp_avg_sq = {name: torch.zeros_like(local(p)) for name, p in self.parameters.items()}
-            self.num_updates = {
-                name: torch.zeros((), dtype=torch.float32, device=p.device) for name, p in self.parameters.items()
-            }
+            devices = {parameter.device for parameter in self.parameters.values()}
+            self._counts = torch.zeros(len(self.parameters), device=devices.pop() if devices else "cpu")
+        # Views: one tensor is saved for all of them.
+        self.num_updates = dict(zip(self.parameters, self._counts.unbind(), strict=True))
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
@@ -64,12 +65,14 @@ class ShardedAdamW:
         )
 
     def state_tensors(self) -> dict[str, torch.Tensor]:
-        """State by "<parameter>.<kind>", sharded like its parameter; loading into these tensors restores it."""
-        tensors: dict[str, torch.Tensor] = {}
+        """State by "<parameter>.<kind>", sharded like its parameter, and the updates of each parameter in order.
+
+        Loading into these tensors restores the state.
+        """
+        tensors: dict[str, torch.Tensor] = {"num_updates": self._counts}
         for name, parameter in self.parameters.items():
             tensors[f"{name}.exp_avg"] = _like(self.exp_avg[name], parameter)
             tensors[f"{name}.exp_avg_sq"] = _like(self.exp_avg_sq[name], parameter)
-            tensors[f"{name}.num_updates"] = self.num_updates[name]
         return tensors
 
 
