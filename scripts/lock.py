@@ -1,8 +1,8 @@
 """Writes requirements/*.lock: exact versions of everything that is installed, for Python 3.11 and 3.12 on Linux x86_64.
 
 `make lock` runs it. pip itself resolves pyproject.toml once per Python: a dry run that installs nothing, but may
-download some GB, because gpu.lock needs the metadata of the CUDA packages. The answers become one file per audience, with an
-environment marker where the two Pythons differ:
+download some GB, because gpu.lock needs the metadata of the CUDA packages. The answers become one file per audience,
+with an environment marker where the two Pythons differ:
 
     pyproject.toml ──pip install --dry-run──> metadata by name ──> cpu.lock  what the product needs
                                                                    dev.lock  what tests and checks add

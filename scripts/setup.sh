@@ -55,8 +55,8 @@ or name one: make setup PYTHON=/path/to/python3.12"
 show_progress() { # label total
     awk -v label="$1" -v total="$2" -v tty="$([ -t 2 ] && echo 1 || echo 0)" -v log_file="$VENV/setup.log" '
         { print >> log_file; fflush(log_file) }
-        /^(Collecting|Requirement already satisfied:) / {
-            seen++; name = $1 == "Collecting" ? $2 : $4; sub(/[=<>!~;].*/, "", name)
+        /^(Collecting|Processing|Requirement already satisfied:) / {
+            seen++; name = $1 == "Requirement" ? $4 : $2; sub(/.*\//, "", name); sub(/[=<>!~;].*/, "", name)
             if (tty) printf "\r\033[K  %s %d/%d %s", label, seen, total, name > "/dev/stderr"
             else if (seen % 10 == 0 && seen < total) printf "  %s %d/%d\n", label, seen, total > "/dev/stderr"
         }
@@ -67,7 +67,7 @@ show_progress() { # label total
 pip_install() { # label total arguments...
     local label="$1" total="$2"
     shift 2
-    "$VENV/bin/python" -m pip install --no-deps --progress-bar off "$@" 2>&1 | show_progress "$label" "$total"
+    "$VENV/bin/python" -m pip install --no-deps --no-compile --progress-bar off "$@" 2>&1 | show_progress "$label" "$total"
 }
 
 installed_torch() {
@@ -120,6 +120,17 @@ install_kernels() {
     pip_install kernels "$(wc -l <<<"$wanted")" --no-build-isolation $wanted || failed "a kernel package could not be built"
 }
 
+# Loads what every command loads. It shows that the installation works, and it compiles these modules once: compiling all
+# of them at installation takes longer than everything else together.
+prove() {
+    local first="import torch, transformers, safetensors, tokenizers, webdataset, av, simplejpeg, imageio_ffmpeg, ffmpeg"
+    local second="import ray.data, ray.train.torch, mlflow.pytorch, pyarrow.dataset, pydantic, typer, matplotlib.pyplot"
+    say "  loading what was installed"
+    "$VENV/bin/python" -c "$first" >>"$VENV/setup.log" 2>&1 &
+    "$VENV/bin/python" -c "$second" >>"$VENV/setup.log" 2>&1 || failed "an installed package does not load"
+    wait $! || failed "an installed package does not load"
+}
+
 failed() { # what
     say ""
     tail -n 12 "$VENV/setup.log" | sed 's/^/    /' >&2
@@ -156,6 +167,7 @@ main() {
         install_lock requirements/cpu.lock requirements/dev.lock
     fi
     pip_install project 1 --no-build-isolation --editable . || failed "the project itself could not be installed"
+    prove
     "$VENV/bin/python" -m pip check >>"$VENV/setup.log" 2>&1 || say "  note: 'pip check' has remarks, see $VENV/setup.log"
     stamp_of "$target" >"$VENV/setup.stamp.new"
     mv "$VENV/setup.stamp.new" "$VENV/setup.stamp"
