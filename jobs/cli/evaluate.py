@@ -1,0 +1,125 @@
+"""`vamba evaluate`: multiple-choice questions about the videos of a split."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jobs.cli.options import Address, AsJson, Assignments, ConfigFile, DryRun, resolve_config
+from jobs.cli.output import human_seconds, print_config, print_json, print_pairs, print_table
+from jobs.cli.session import SESSION
+
+if TYPE_CHECKING:
+    from pipelines.evaluation.job import EvaluationProgress
+    from pipelines.evaluation.plan import EvaluationPlan
+    from pipelines.evaluation.result import EvaluationResult
+
+
+def evaluate(
+    model: Annotated[str, typer.Option(help="Directory, run, models:/NAME/VERSION or models:/NAME@alias.")],
+    data: Annotated[str, typer.Option(help="URI of an ingested dataset.")],
+    split: Annotated[
+        str | None, typer.Option(help="Samples to ask about: test (the default), validation or train.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the evaluation; by default derived from what is evaluated.")
+    ] = None,
+    control: Annotated[
+        str | None,
+        typer.Option(help="`shuffled-video`: every question about another video, which must score at chance."),
+    ] = None,
+    address: Address = None,
+    config: ConfigFile = None,
+    set_: Assignments = None,
+    json: AsJson = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Ask a model every multiple-choice question of a split, each video encoded once.
+
+    Answers are written as they come; the same command continues after an interruption and returns a finished result.
+
+    \b
+    Example:
+      vamba evaluate --model stage2 --data data/demo --control shuffled-video
+    """
+    from pipelines.evaluation.config import EvaluationConfig
+    from pipelines.evaluation.job import run_evaluation
+    from pipelines.evaluation.plan import CONTROL, plan_evaluation
+
+    if control not in (None, CONTROL):
+        raise ValueError(f"--control {control!r} is not known; there is {CONTROL}.")
+    arguments = {
+        "model": model,
+        "data": data,
+        "split": split,
+        "name": name,
+        "shuffle_videos": True if control else None,
+        "address": address,
+    }
+    resolved = resolve_config(EvaluationConfig, recipe=None, file=config, assignments=set_, arguments=arguments)
+    if dry_run:
+        print_config(resolved)
+        _print_plan(plan_evaluation(resolved))
+        return
+    result = run_evaluation(resolved, _show)
+    SESSION.end_progress()
+    if json:
+        print_json(result)
+    else:
+        print_result(result)
+
+
+def _show(progress: EvaluationProgress) -> None:
+    left = "" if progress.seconds_left is None else f", about {human_seconds(progress.seconds_left)} left"
+    accuracy = progress.num_correct / max(1, progress.num_questions_done)
+    SESSION.progress(
+        f"evaluate: {progress.num_videos_done}/{progress.num_videos} videos, "
+        f"{progress.num_questions_done}/{progress.num_questions} questions, {accuracy:.1%} correct{left}",
+        final=progress.num_videos_done == progress.num_videos,
+    )
+
+
+def print_result(result: EvaluationResult) -> None:
+    """The numbers as a table, then what was made and where."""
+    rows = [
+        (
+            name,
+            f"{numbers.accuracy:.1%}",
+            "" if numbers.stderr is None else f"± {numbers.stderr:.1%}",
+            numbers.num_questions,
+            numbers.num_videos,
+            numbers.num_unparsed,
+        )
+        for name, numbers in result.groups().items()
+    ]
+    header = ("group", "accuracy", "std. error", "questions", "videos", "unparsed")
+    print_table(header, rows, title=f"{result.metric_prefix}  ({result.model})")
+    for video in result.broken:
+        print(f"  broken: {video.video} ({video.source_uri}): {video.reason}")
+    print_pairs(
+        "Evaluated",
+        {
+            "name": result.name,
+            "chance": "unknown" if result.chance is None else f"{result.chance:.1%}",
+            "coverage": f"{result.coverage:.1%} of {result.num_questions} questions",
+            "results": result.directory,
+            "MLflow run": result.mlflow_run_id or "not logged",
+            "seconds": f"{result.seconds:.1f}",
+        },
+    )
+
+
+def _print_plan(plan: EvaluationPlan) -> None:
+    frames = sum(showing.row.num_frames for showing in plan.showings)
+    print_pairs(
+        "Plan",
+        {
+            "evaluation": plan.name,
+            "model": plan.model.directory,
+            "videos shown": f"{len(plan.showings)} ({frames} frames)",
+            "questions": plan.num_questions,
+            "unreadable videos": len(plan.broken),
+            "results": plan.directory,
+        },
+    )

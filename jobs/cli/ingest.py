@@ -1,0 +1,116 @@
+"""`vamba ingest`: videos become a dataset of shards with a manifest."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from jobs.cli.errors import REFUSED
+from jobs.cli.options import Address, AsJson, Assignments, ConfigFile, DryRun, resolve_config
+from jobs.cli.output import human_bytes, human_seconds, print_config, print_json, print_pairs, print_table
+from jobs.cli.session import SESSION
+
+if TYPE_CHECKING:
+    from pipelines.ingest.config import IngestConfig
+    from pipelines.ingest.job import IngestSummary
+
+_NUM_LISTED = 20
+
+
+def ingest(
+    sources: Annotated[
+        list[str], typer.Argument(help="Videos, folders, globs, or listings (.jsonl).", metavar="SOURCE")
+    ],
+    out: Annotated[str, typer.Option(help="The dataset: a folder or an s3:// URI.")],
+    conversations: Annotated[
+        str | None, typer.Option(help="LLaVA-style listing of conversations about the videos.", metavar="LISTING")
+    ] = None,
+    ffmpeg: Annotated[Path | None, typer.Option(help="ffmpeg to use instead of the one that comes along.")] = None,
+    address: Address = None,
+    config: ConfigFile = None,
+    set_: Assignments = None,
+    json: AsJson = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Decode videos into WebDataset shards with a Parquet manifest, on Ray Data.
+
+    What can't be decoded is listed in failures.parquet with its reason. The same command continues an unfinished ingest.
+
+    \b
+    Example:
+      vamba ingest videos/ --out data/videos --conversations questions.jsonl
+    """
+    from pipelines.ingest.config import IngestConfig
+
+    if ffmpeg is not None:
+        os.environ["VAMBA_FFMPEG"] = str(ffmpeg)
+    arguments = {"sources": tuple(sources), "out": out, "conversations": conversations, "ray_address": address}
+    resolved = resolve_config(IngestConfig, recipe="ingest", file=config, assignments=set_, arguments=arguments)
+    if dry_run:
+        print_config(resolved)
+        _print_plan(resolved)
+        return
+    from pipelines.ingest.job import run_ingest
+    from pipelines.ingest.progress import Silent, TextProgress
+
+    summary = run_ingest(resolved, Silent() if SESSION.quiet else TextProgress())
+    if json:
+        print_json(summary)
+    else:
+        _print_summary(summary)
+    if summary.budget_passed:
+        SESSION.note(
+            f"more than {resolved.max_failure_fraction:.0%} of the videos failed (max_failure_fraction); the dataset holds the rest"
+        )
+        raise typer.Exit(REFUSED)
+
+
+def _print_summary(summary: IngestSummary) -> None:
+    failures = ", ".join(f"{count} {kind}" for kind, count in summary.failures.items())
+    print_pairs(
+        "Already complete" if summary.was_complete else "Ingested",
+        {
+            "dataset": summary.out,
+            "videos": f"{summary.num_videos} of {summary.num_sources}",
+            "failed": f"{failures} (reasons: vamba data stats {summary.out})" if failures else "none",
+            "media": human_seconds(summary.media_s),
+            "frames": f"{summary.num_frames:,}",
+            "shards": f"{summary.num_shards}, {human_bytes(summary.size_bytes)}",
+            "digest": summary.manifest_digest,
+            "reused": f"{summary.num_segments_reused} segments of an earlier run"
+            if summary.num_segments_reused
+            else "none",
+            "took": f"{human_seconds(summary.seconds)}, {summary.real_time_factor:,.0f}x real time",
+        },
+    )
+
+
+def _print_plan(config: IngestConfig) -> None:
+    from pipelines.ingest.sources import find_sources
+
+    found = find_sources(config.sources, config.conversations)
+    rows = [
+        (
+            video.id,
+            video.uri,
+            human_bytes(max(video.size_bytes, 0)),
+            video.split or "by digest",
+            len(video.conversations),
+        )
+        for video in found.videos[:_NUM_LISTED]
+    ]
+    print_table(("sample", "file", "size", "split", "conversations"), rows, title="Would ingest")
+    print_pairs(
+        "Plan",
+        {
+            "videos": f"{len(found.videos)}, {human_bytes(sum(max(video.size_bytes, 0) for video in found.videos))}"
+            + (f" (the first {_NUM_LISTED} are listed)" if len(found.videos) > _NUM_LISTED else ""),
+            "conversations": sum(len(video.conversations) for video in found.videos),
+            "files ignored": found.num_ignored_files,
+            "named but not found": len(found.unmatched),
+            "to": config.out,
+        },
+    )

@@ -1,0 +1,111 @@
+"""Entry point of the `vamba` command: the list of verbs, the global options, and what happens to an error.
+
+`vamba --help` must stay fast, so a verb's file imports nothing beyond typer and the standard library until it runs. Every
+error a user can meet ends here: one paragraph on stderr and an exit code (0 done, 1 failed, 2 bad configuration, 3 failure
+budget passed or gate refused, 75 preempted, 130 interrupted); `--debug` shows the traceback.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from jobs.cli import ask, data, doctor, evaluate, ingest, models, promote, register, report, runs, submit, train
+from jobs.cli.errors import exit_code_of, paragraph_of
+from jobs.cli.session import SESSION
+
+HELP = """Train long-video models: videos to shards, shards to a trained hybrid, a trained model to a promoted version.
+
+A model is named by a directory, a run, models:/NAME/VERSION or models:/NAME@alias."""
+
+app = typer.Typer(
+    name="vamba",
+    help=HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+_GLOBAL_FLAGS = ("--debug", "--quiet")
+
+
+@app.callback()
+def _global_options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no notes: results and errors only.")] = False,
+) -> None:
+    SESSION.debug, SESSION.quiet = debug, quiet
+
+
+def _guarded(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb with its errors turned into a paragraph and an exit code."""
+
+    @functools.wraps(verb)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            verb(*args, **kwargs)
+        except KeyboardInterrupt:
+            SESSION.end_progress()
+            typer.echo("vamba: interrupted; the same command continues where this one stopped.", err=True)
+            raise typer.Exit(130) from None
+        except typer.Exit:
+            raise
+        except BrokenPipeError:
+            # The reader of our output left (`vamba runs | head`).
+            raise typer.Exit(0) from None
+        except Exception as error:
+            if SESSION.debug:
+                raise
+            SESSION.end_progress()
+            typer.echo(f"vamba: {paragraph_of(error)}", err=True)
+            raise typer.Exit(exit_code_of(error)) from None
+
+    return run
+
+
+_PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+app.command("ingest")(_guarded(ingest.ingest))
+app.command("train")(_guarded(train.train))
+app.command("evaluate")(_guarded(evaluate.evaluate))
+app.command("ask")(_guarded(ask.ask))
+app.command("register")(_guarded(register.register))
+app.command("promote")(_guarded(promote.promote))
+app.command("report")(_guarded(report.report))
+app.command("doctor")(_guarded(doctor.doctor))
+app.command("submit", context_settings=_PASS_THROUGH)(_guarded(submit.submit))
+
+
+def _group(
+    name: str, help_text: str, default: Callable[..., None] | None, verbs: dict[str, Callable[..., None]]
+) -> None:
+    group = typer.Typer(help=help_text, rich_markup_mode=None, no_args_is_help=default is None)
+    if default is not None:
+        group.callback(invoke_without_command=True)(_guarded(default))
+    for verb, function in verbs.items():
+        group.command(verb)(_guarded(function))
+    app.add_typer(group, name=name)
+
+
+_group("runs", "List training runs (the default), or show one.", runs.default, {"ls": runs.ls, "show": runs.show})
+_group(
+    "models",
+    "List registered models and versions, or show one.",
+    models.default,
+    {"ls": models.ls, "show": models.show},
+)
+_group("data", "List datasets, or describe one.", None, {"ls": data.ls, "stats": data.stats})
+
+
+def main() -> None:
+    """The console script. Global flags may stand anywhere before `--`."""
+    arguments = sys.argv[1:]
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    flags = [word for word in arguments[:end] if word in _GLOBAL_FLAGS]
+    rest = [word for word in arguments[:end] if word not in _GLOBAL_FLAGS] + arguments[end:]
+    app([*flags, *rest])

@@ -1,0 +1,119 @@
+"""`vamba runs`: the training runs of this VAMBA_HOME."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from jobs.cli.options import AsJson
+from jobs.cli.output import human_seconds, print_json, print_pairs, print_table
+
+
+def default(context: typer.Context, json: AsJson = False) -> None:
+    """List training runs (the default), or show one.
+
+    \b
+    Example:
+      vamba runs show stage2
+    """
+    if context.invoked_subcommand is None:
+        ls(json=json)
+
+
+def ls(json: AsJson = False) -> None:
+    """List the runs, newest first.
+
+    \b
+    Example:
+      vamba runs ls --json
+    """
+    from pipelines.storage import vamba_home
+
+    found = [_overview(path.parent) for path in (vamba_home() / "runs").glob("*/run.json")]
+    found.sort(key=lambda run: run["updated"], reverse=True)
+    if json:
+        print_json(found)
+        return
+    rows = [
+        (
+            run["name"],
+            run["recipe"],
+            run["state"],
+            f"{run['step']}/{run['num_steps'] or '?'}",
+            run["loss"],
+            run["attempts"],
+        )
+        for run in found
+    ]
+    if not rows:
+        print(f"No runs in {vamba_home() / 'runs'}. `vamba train RECIPE --data URI --name RUN` makes one.")
+        return
+    print_table(("run", "recipe", "state", "steps", "loss", "attempts"), rows)
+
+
+def show(run: Annotated[str, typer.Argument(help="Name of a run, or its directory.")], json: AsJson = False) -> None:
+    """Show one run: its attempts, its losses, its files.
+
+    \b
+    Example:
+      vamba runs show stage2
+    """
+    from pipelines.registry.models import find_run, run_lineage
+    from pipelines.training.run_directory import RunDirectory
+    from pipelines.training.summary import summarize
+
+    path = find_run(run)
+    if path is None:
+        raise ValueError(f"There is no run {run!r}. `vamba runs` lists them.")
+    overview = _overview(path)
+    status = "finished" if overview["state"] == "finished" else "preempted"
+    summary = summarize(RunDirectory(path), status, overview["num_steps"] or overview["step"])
+    if json:
+        print_json({**overview, "lineage": run_lineage(path), "summary": summary})
+        return
+    rows = [
+        (attempt.number, attempt.world_size, attempt.resumed_from_step or "start", " ".join(map(str, attempt.pids)))
+        for attempt in summary.attempts
+    ]
+    print_table(("attempt", "workers", "from step", "pids"), rows, title=f"Run {overview['name']}: {overview['state']}")
+    checkpoints = sorted(item.name for item in (path / "checkpoints").glob("step_*"))
+    print_pairs(
+        "",
+        {
+            "steps": f"{summary.step} of {summary.num_steps}",
+            "loss": overview["loss"],
+            "replayed steps": f"{summary.num_replayed_steps}, largest |Δ loss| {summary.max_replay_difference:g}",
+            "checkpoints": ", ".join(checkpoints) or "none",
+            "model": summary.model or "not finished",
+            "directory": path,
+            "training time": human_seconds(summary.wall_s),
+            **run_lineage(path),
+        },
+    )
+
+
+def _overview(path: Path) -> dict[str, Any]:
+    from pipelines.training.run_directory import RunDirectory, read_json
+
+    directory = RunDirectory(path)
+    events = directory.read_events()
+    started = [event for event in events if event["event"] == "attempt_started"]
+    last: dict[str, Any] = {}
+    for _, record in directory.read_metrics():
+        last = record
+    num_steps = next((event["num_steps"] for event in reversed(started) if "num_steps" in event), None)
+    finished = directory.finished_step() is not None and directory.model.exists()
+    config = read_json(directory.config_path) if directory.config_path.exists() else {}
+    return {
+        "name": path.name,
+        "recipe": config.get("recipe", ""),
+        "state": "finished" if finished else "unfinished" if started else "not started",
+        "step": last.get("step", 0),
+        "num_steps": num_steps,
+        "loss": last.get("loss"),
+        "attempts": len({event["attempt"] for event in started}),
+        "updated": last.get("time", path.stat().st_mtime),
+        "directory": str(path),
+    }

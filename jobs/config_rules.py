@@ -1,0 +1,40 @@
+"""Rules between components: what no single config dataclass can check by itself.
+
+`validate` is called on every resolved tree. Rules look at the parts a job has, by name, so a rule holds in whatever job
+combines those parts.
+"""
+
+from __future__ import annotations
+
+
+def validate(config: object) -> None:
+    """Raise `ValueError` when parts of the tree contradict each other."""
+    _replicas_divide_workers(config)
+    _frames_fit_the_tower(config)
+
+
+def _replicas_divide_workers(config: object) -> None:
+    workers, parallel = getattr(config, "workers", None), getattr(config, "parallel", None)
+    if workers is None or parallel is None:
+        return
+    if workers.num_workers % parallel.replicate:
+        raise ValueError(
+            f"`parallel.replicate` is {parallel.replicate} and `workers.num_workers` is {workers.num_workers}: every group of a "
+            "sharded copy has the same size, so the workers must be a multiple of the groups."
+        )
+
+
+def _frames_fit_the_tower(config: object) -> None:
+    """The processor cuts the patches that the vision tower reads: their geometry is one and the same."""
+    model, reader = getattr(config, "model", None), getattr(config, "reader", None)
+    frames = getattr(reader, "frames", None)
+    vision = getattr(model, "overrides", {}).get("vision_config", {}) if model is not None else {}
+    if frames is None or not isinstance(vision, dict):
+        return
+    for cut, read in (("patch_size", "patch_size"), ("temporal_patch_size", "temporal_patch_size"),
+                      ("merge_size", "spatial_merge_size")):  # fmt: skip
+        if read in vision and vision[read] != getattr(frames, cut):
+            raise ValueError(
+                f"`reader.frames.{cut}` is {getattr(frames, cut)} and `model.overrides.vision_config.{read}` is {vision[read]}: "
+                "set both to the same value."
+            )

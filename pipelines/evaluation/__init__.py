@@ -1,0 +1,1 @@
+"""Measures a model by multiple-choice questions about videos."""

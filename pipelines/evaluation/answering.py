@@ -1,0 +1,101 @@
+"""A loaded model that looks at a video once and answers any number of questions about it.
+
+    JPEG frames ──decode, patchify (a piece at a time)──> patches ──encode──> VideoMemory ──generate_many──> text
+
+Used by `vamba evaluate` in this process, by its Ray replicas, and by `vamba ask`. A video goes through in pieces, so neither
+the pixels nor the patches of an hour are ever in memory at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from vamba.data.frames import FrameProcessing
+
+_CHUNK_FRAMES = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What one video's questions were answered, and what it took.
+
+    num_frames: read by the model. encode_s: decoding, patches and vision. answer_s: all questions.
+    """
+
+    texts: tuple[str, ...]
+    num_frames: int
+    num_video_tokens: int
+    encode_s: float
+    answer_s: float
+
+
+class Answerer:
+    """A model, its tokenizer and its frame processing, ready to answer."""
+
+    def __init__(self, directory: Path, *, device: str = "auto", dtype: str = "float32") -> None:
+        """Load the model in `directory`. Raises ValueError naming what is missing from it."""
+        import torch
+
+        from vamba.data.text import load_tokenizer
+        from vamba.model.pretrained import from_pretrained, read_processing
+
+        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.processing: FrameProcessing = read_processing(directory)
+        self.tokenizer = load_tokenizer(directory)
+        self.model = from_pretrained(directory, dtype=getattr(torch, dtype)).to(self.device).eval()
+
+    def answer(self, frames: Sequence[bytes], questions: Sequence[str], *, max_new_tokens: int) -> Reply:
+        """Show the video once and ask everything. `frames` are JPEG files in presentation order."""
+        import torch
+
+        from vamba.data.text import encode_prompt
+
+        started = time.monotonic()
+        with torch.inference_mode():
+            memory = self.model.encode_video_stream(video_pieces(frames, self.processing))
+            encoded = time.monotonic()
+            prompts = [encode_prompt(self.tokenizer, question, media=True) for question in questions]
+            ids = self.model.generate_many(
+                prompts, memory, max_new_tokens=max_new_tokens, eos_ids=self.tokenizer.eos_ids
+            )
+        return Reply(
+            texts=tuple(self.tokenizer.decode(row).strip() for row in ids),
+            num_frames=len(frames),
+            num_video_tokens=memory.num_tokens,
+            encode_s=encoded - started,
+            answer_s=time.monotonic() - encoded,
+        )
+
+
+def video_pieces(
+    frames: Sequence[bytes], processing: FrameProcessing
+) -> Iterator[tuple[np.ndarray, tuple[int, int, int]]]:
+    """Consecutive (float32[P, C] patches, (t, h, w) grid) of a video. An odd last frame has no partner and is left out.
+
+    Raises ValueError for a frame that is no JPEG, or differs in size from those before it.
+    """
+    from vamba.data.frames import decode_jpegs, patchify
+
+    step = processing.temporal_patch_size
+    usable = frames[: len(frames) - len(frames) % step] or frames
+    size = max(_CHUNK_FRAMES - _CHUNK_FRAMES % step, step)
+    cells: tuple[int, int] | None = None
+    for start in range(0, len(usable), size):
+        patches, grid = patchify(decode_jpegs(usable[start : start + size]), processing)
+        if cells is not None and grid[1:] != cells:
+            raise ValueError(f"the frames change size at frame {start}: {grid[1:]} patches after {cells}")
+        cells = grid[1:]
+        yield patches, grid
+
+
+def chance_level(num_options: Iterable[int]) -> float | None:
+    """Expected accuracy of guessing, None when no question lists its options."""
+    counts = [count for count in num_options if count > 1]
+    return sum(1 / count for count in counts) / len(counts) if counts else None

@@ -1,0 +1,64 @@
+"""The configuration of one evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationConfig:
+    """Which model answers which questions, and how.
+
+    model: directory, run name, models:/NAME/VERSION or models:/NAME@alias. data: URI of an ingested dataset.
+    split: the samples whose conversations are asked. dataset: its name in metric names; empty takes the last part of `data`.
+    name: of the evaluation and its directory; empty derives one from what is evaluated, so that the same command continues.
+    protocol: how prompts are written and answers read; part of every metric's name.
+    shuffle_videos: the control: every question is asked about another video than its own, so a model that looks is at
+        chance. seed: of that assignment. num_control_videos: other videos that one video's questions are spread over.
+    max_new_tokens: tokens generated for an answer. dtype: of the model's weights and activations.
+    num_questions: first so many questions only (0: all). categories: these only. Either marks the result as a subset.
+    length_edges_s: limits of the video-length groups, in seconds, ascending.
+    num_replicas: model replicas side by side, as Ray actors when above 1 or when `address` names a Ray cluster.
+    device: "cpu", "cuda", or "auto": a GPU where torch sees one. log_to_mlflow: also record the metrics on the model's run.
+    """
+
+    model: str
+    data: str
+    split: str = "test"
+    dataset: str = ""
+    name: str = ""
+    protocol: Literal["vamba"] = "vamba"
+    shuffle_videos: bool = False
+    seed: int = 0
+    num_control_videos: int = 8
+    max_new_tokens: int = 4
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    num_questions: int = 0
+    categories: tuple[str, ...] = ()
+    length_edges_s: tuple[float, ...] = (60.0, 180.0, 600.0, 1800.0)
+    num_replicas: int = 1
+    address: str = ""
+    log_to_mlflow: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "num_replicas", "num_control_videos"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` is {getattr(self, name)}, but it must be at least 1.")
+        if self.num_questions < 0:
+            raise ValueError(f"`num_questions` is {self.num_questions}: use 0 for all questions, or a positive number.")
+        if list(self.length_edges_s) != sorted(set(self.length_edges_s)) or any(
+            edge <= 0 for edge in self.length_edges_s
+        ):
+            raise ValueError(f"`length_edges_s` is {self.length_edges_s}: the limits must be positive and ascending.")
+
+    @property
+    def dataset_name(self) -> str:
+        """The dataset as metric names carry it."""
+        return self.dataset or self.data.rstrip("/").rsplit("/", 1)[-1] or "dataset"
+
+    @property
+    def is_subset(self) -> bool:
+        """True when not every question of the split is asked: such a result passes no gate."""
+        return bool(self.num_questions or self.categories)

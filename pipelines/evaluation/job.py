@@ -1,0 +1,211 @@
+"""The evaluation job: every video shown once, every question about it answered, the numbers kept.
+
+    plan ──> showings not yet answered ──Answerer (here, or Ray replicas)──> answers.jsonl ──> evaluation.json, MLflow
+
+Killed and started again it continues after the last written video. A video that can't be read is listed once with its
+reason and lowers the coverage.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from pipelines.evaluation.answering import Answerer, Reply, chance_level
+from pipelines.evaluation.config import EvaluationConfig
+from pipelines.evaluation.plan import CONTROL, UNREADABLE, EvaluationPlan, Showing, broken_video, plan_evaluation
+from pipelines.evaluation.protocols import vamba_letter
+from pipelines.evaluation.questions import BrokenVideo, read_sample
+from pipelines.evaluation.result import (
+    ANSWERS_NAME,
+    IDENTITY_NAME,
+    RESULT_NAME,
+    EvaluationResult,
+    read_result,
+)
+from pipelines.evaluation.results import Answer, AnswerLog, length_label, length_labels, tally, tally_by
+from pipelines.evaluation.tracking import log_result
+from pipelines.storage import open_storage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationProgress:
+    """Where the job is. frames: shown so far and in all. seconds_left: None before the first video is done."""
+
+    num_videos_done: int
+    num_videos: int
+    num_questions_done: int
+    num_questions: int
+    num_correct: int
+    seconds_left: float | None
+
+
+Progress = Callable[[EvaluationProgress], None]
+
+
+def run_evaluation(config: EvaluationConfig, progress: Progress | None = None) -> EvaluationResult:
+    """Evaluate and record. A finished evaluation of the same model, data and settings is returned as it is.
+
+    Raises ValueError for a name that belongs to another evaluation, a split without questions, or an unknown model.
+    """
+    started = time.monotonic()
+    plan = plan_evaluation(config)
+    _claim(plan)
+    if (plan.directory / RESULT_NAME).exists():
+        return read_result(plan.directory)
+    log = AnswerLog(plan.directory / ANSWERS_NAME)
+    answers = log.read()
+    open_showings = _unanswered(plan.showings, {answer.question for answer in answers})
+    broken = list(plan.broken)
+    ticker = _Ticker(plan, open_showings, answers, progress)
+    for showing, outcome in _replies(config, plan, open_showings):
+        if isinstance(outcome, BrokenVideo):
+            broken.append(outcome)
+            ticker.advance(showing, [])
+            continue
+        rows = [_answer(showing, index, text) for index, text in enumerate(outcome.texts)]
+        log.append(rows)
+        answers += rows
+        ticker.advance(showing, rows)
+    result = _summarise(config, plan, answers, broken, seconds=time.monotonic() - started)
+    if config.log_to_mlflow:
+        result = replace(result, mlflow_run_id=log_result(result, plan.directory / ANSWERS_NAME))
+    result.write()
+    return result
+
+
+def _claim(plan: EvaluationPlan) -> None:
+    """Make the directory this evaluation's own, or check that it already is."""
+    storage = open_storage(str(plan.directory))
+    if storage.exists(IDENTITY_NAME):
+        known = json.loads(storage.read_bytes(IDENTITY_NAME))
+        changed = [key for key, value in plan.identity.items() if known.get(key) != value]
+        if changed:
+            raise ValueError(
+                f"The evaluation {plan.name!r} in {plan.directory} is of something else: {', '.join(changed)} differ. Give this "
+                "one another --name, or none."
+            )
+        return
+    storage.write_atomic(IDENTITY_NAME, json.dumps(plan.identity, indent=1).encode())
+
+
+def _unanswered(showings: Sequence[Showing], answered: set[str]) -> list[Showing]:
+    remaining = [
+        replace(showing, questions=tuple(item for item in showing.questions if item.key not in answered))
+        for showing in showings
+    ]
+    return [showing for showing in remaining if showing.questions]
+
+
+def _replies(
+    config: EvaluationConfig, plan: EvaluationPlan, showings: Sequence[Showing]
+) -> Iterator[tuple[Showing, Reply | BrokenVideo]]:
+    if not showings:
+        return
+    if config.num_replicas > 1 or config.address:
+        from pipelines.evaluation.replicas import replies_from_replicas
+
+        yield from replies_from_replicas(config, plan.model.directory, showings)
+        return
+    answerer = Answerer(plan.model.directory, device=config.device, dtype=config.dtype)
+    for showing in showings:
+        yield showing, show(answerer, config, showing)
+
+
+def show(answerer: Answerer, config: EvaluationConfig, showing: Showing) -> Reply | BrokenVideo:
+    """Read one video and ask its questions; an unreadable one is returned as such."""
+    try:
+        sample = read_sample(open_storage(config.data), showing.row)
+        questions = [question.text for question in showing.questions]
+        return answerer.answer(sample.frames, questions, max_new_tokens=config.max_new_tokens)
+    except UNREADABLE as error:
+        return broken_video(showing.row, len(showing.questions), error)
+
+
+def _answer(showing: Showing, index: int, text: str) -> Answer:
+    question = showing.questions[index]
+    letter = vamba_letter(text)
+    return Answer(
+        question=question.key,
+        video=question.video,
+        shown=showing.row.id,
+        category=question.category,
+        duration_s=question.duration_s,
+        answer=question.answer,
+        prediction=letter,
+        raw=text,
+        correct=letter == question.answer,
+    )
+
+
+def _summarise(
+    config: EvaluationConfig,
+    plan: EvaluationPlan,
+    answers: Sequence[Answer],
+    broken: Sequence[BrokenVideo],
+    *,
+    seconds: float,
+) -> EvaluationResult:
+    edges = config.length_edges_s
+    return EvaluationResult(
+        name=plan.name,
+        protocol=config.protocol,
+        dataset=config.dataset_name,
+        split=config.split,
+        control=CONTROL if config.shuffle_videos else "",
+        model=config.model,
+        model_digest=plan.model_digest,
+        manifest_digest=plan.manifest_digest,
+        lineage=dict(plan.model.lineage),
+        num_questions=plan.num_questions,
+        coverage=len(answers) / plan.num_questions,
+        chance=chance_level(question.num_options for question in plan.questions),
+        overall=tally(answers) if answers else None,
+        by_category=tally_by(answers, lambda answer: answer.category),
+        by_length=tally_by(answers, lambda answer: length_label(answer.duration_s, edges), length_labels(edges)),
+        broken=tuple(broken),
+        subset=config.is_subset,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=round(seconds, 3),
+        directory=str(plan.directory),
+    )
+
+
+class _Ticker:
+    """Turns finished showings into progress; time left is judged by frames, which is what a video costs."""
+
+    def __init__(
+        self, plan: EvaluationPlan, remaining: Sequence[Showing], answers: Sequence[Answer], report: Progress | None
+    ) -> None:
+        self._report = report
+        self._num_videos = len(plan.showings)
+        self._num_videos_done = len(plan.showings) - len(remaining)
+        self._num_questions = len(plan.questions)
+        self._num_questions_done = len(answers)
+        self._num_correct = sum(answer.correct for answer in answers)
+        self._frames_left = sum(showing.row.num_frames for showing in remaining)
+        self._frames_done = 0
+        self._started = time.monotonic()
+
+    def advance(self, showing: Showing, answers: Sequence[Answer]) -> None:
+        self._num_videos_done += 1
+        self._num_questions_done += len(answers)
+        self._num_correct += sum(answer.correct for answer in answers)
+        self._frames_done += showing.row.num_frames
+        self._frames_left -= showing.row.num_frames
+        if self._report is None:
+            return
+        seconds_per_frame = (time.monotonic() - self._started) / self._frames_done if self._frames_done else None
+        self._report(
+            EvaluationProgress(
+                num_videos_done=self._num_videos_done,
+                num_videos=self._num_videos,
+                num_questions_done=self._num_questions_done,
+                num_questions=self._num_questions,
+                num_correct=self._num_correct,
+                seconds_left=None if seconds_per_frame is None else seconds_per_frame * self._frames_left,
+            )
+        )

@@ -1,0 +1,1 @@
+"""Models by name: versions with lineage in MLflow, gates, aliases."""

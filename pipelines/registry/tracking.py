@@ -1,0 +1,80 @@
+"""The one way this package reaches MLflow: where it is, how it is kept quiet, which experiment runs live in.
+
+Unset, `MLFLOW_TRACKING_URI` is a SQLite file in VAMBA_HOME with its artifacts beside it, so nothing has to be started
+to have a registry. MLflow is imported inside functions: it costs seconds and most commands never need it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING
+
+from pipelines.storage import vamba_home
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "vamba"
+
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    # MLflow's git probing prints a warning where git is not installed; the commit is recorded by ourselves.
+    "GIT_PYTHON_REFRESH": "quiet",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+
+
+def tracking_uri() -> str:
+    """`$MLFLOW_TRACKING_URI`, or the SQLite file in VAMBA_HOME (its directory is created)."""
+    named = os.environ.get("MLFLOW_TRACKING_URI")
+    if named:
+        return named
+    home = vamba_home().resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{home / 'mlflow.db'}"
+
+
+def is_server(uri: str) -> bool:
+    """True for a tracking server, which can't see this machine's files."""
+    return uri.startswith(("http://", "https://"))
+
+
+def open_client() -> MlflowClient:
+    """A client of the tracking server and registry. Raises `ConnectionError` with the address when it can't be used."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    # Creating the SQLite schema logs every one of its migrations.
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from mlflow import MlflowClient
+
+    uri = tracking_uri()
+    try:
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.get_experiment_by_name(EXPERIMENT)
+    except Exception as error:
+        raise ConnectionError(
+            f"MLflow at {uri} can't be used: {' '.join(str(error).split())[:300]} Check MLFLOW_TRACKING_URI; unset, a SQLite "
+            f"file in VAMBA_HOME ({vamba_home()}) is used."
+        ) from error
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    return client
+
+
+def experiment_id(client: MlflowClient, name: str = EXPERIMENT) -> str:
+    """The experiment's id, created on first use; local artifacts go to `VAMBA_HOME/mlartifacts`."""
+    known = client.get_experiment_by_name(name)
+    if known is not None:
+        return str(known.experiment_id)
+    location = None if is_server(tracking_uri()) else (vamba_home().resolve() / "mlartifacts").as_uri()
+    try:
+        return str(client.create_experiment(name, artifact_location=location))
+    except Exception:
+        # Another process was first.
+        known = client.get_experiment_by_name(name)
+        if known is None:
+            raise
+        return str(known.experiment_id)
