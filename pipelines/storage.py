@@ -59,8 +59,8 @@ class Storage(Protocol):
     def delete_tree(self, prefix: str) -> None:
         """Removes a folder and all below it; it is no error if there is none."""
 
-    def scratch_dir(self) -> Path:
-        """A local folder for files that `put_file` will take: on the same file system where that makes it a rename."""
+    def scratch_dir(self, prefix: str) -> Path:
+        """A local folder for files that `put_file` will take: a folder of a local root, so that it is a rename."""
 
 
 class LocalStorage:
@@ -137,8 +137,8 @@ class LocalStorage:
     def delete_tree(self, prefix: str) -> None:
         shutil.rmtree(self._at(prefix), ignore_errors=True)
 
-    def scratch_dir(self) -> Path:
-        folder = self._at("_scratch")
+    def scratch_dir(self, prefix: str) -> Path:
+        folder = self._at(prefix)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -237,7 +237,7 @@ class S3Storage:
         if self._fs.get_file_info(self._at(prefix)).type != fs.FileType.NotFound:
             self._fs.delete_dir(self._at(prefix))
 
-    def scratch_dir(self) -> Path:
+    def scratch_dir(self, prefix: str) -> Path:
         import tempfile
 
         return Path(tempfile.gettempdir())

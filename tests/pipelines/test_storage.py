@@ -55,7 +55,7 @@ def test_create_is_exclusive(tmp_path: Path) -> None:
 
 def test_put_file_moves(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path)
-    local = storage.scratch_dir() / "part"
+    local = storage.scratch_dir("_work") / "part"
     local.write_bytes(b"data")
     storage.put_file("shards/x.tar", local)
     assert storage.read_bytes("shards/x.tar") == b"data" and not local.exists()

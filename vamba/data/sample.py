@@ -121,7 +121,20 @@ class Sample:
 
     def to_members(self) -> list[tuple[str, bytes]]:
         """The tar members `(name, bytes)`: `<id>.json` first, then `<id>.000000.jpg`, `<id>.000001.jpg`, …"""
-        members = [(f"{self.id}.json", sample_json(self))]
+        header = sample_header(
+            id=self.id,
+            media=self.media,
+            split=self.split,
+            source_uri=self.source_uri,
+            source_digest=self.source_digest,
+            duration_ns=self.duration_ns,
+            width=self.width,
+            height=self.height,
+            timestamps_ns=self.timestamps_ns,
+            conversations=self.conversations,
+            probe=self.probe,
+        )
+        members = [(f"{self.id}.json", header)]
         members += [(frame_name(self.id, index), frame) for index, frame in enumerate(self.frames)]
         return members
 
@@ -162,19 +175,35 @@ def frame_name(sample_id: str, index: int) -> str:
     return f"{sample_id}.{index:06d}.jpg"
 
 
-def sample_json(sample: Sample) -> bytes:
-    """The sample's JSON member: UTF-8, keys in a fixed order, no spaces, so that equal samples give equal bytes."""
+def sample_header(
+    *,
+    id: str,
+    media: str,
+    split: str,
+    source_uri: str,
+    source_digest: str,
+    duration_ns: int,
+    width: int,
+    height: int,
+    timestamps_ns: Iterable[int],
+    conversations: Iterable[Conversation],
+    probe: Mapping[str, Any],
+) -> bytes:
+    """The JSON member of a sample, whose frames need not be in memory.
+
+    UTF-8, keys in a fixed order, no spaces, so that equal samples give equal bytes.
+    """
     document = {
-        "id": sample.id,
-        "media": sample.media,
-        "split": sample.split,
-        "source_uri": sample.source_uri,
-        "source_digest": sample.source_digest,
-        "duration_ns": sample.duration_ns,
-        "width": sample.width,
-        "height": sample.height,
-        "timestamps_ns": list(sample.timestamps_ns),
-        "conversations": [conversation.to_json() for conversation in sample.conversations],
-        "probe": dict(sorted(sample.probe.items())),
+        "id": check_id(id),
+        "media": media,
+        "split": split,
+        "source_uri": source_uri,
+        "source_digest": source_digest,
+        "duration_ns": duration_ns,
+        "width": width,
+        "height": height,
+        "timestamps_ns": list(timestamps_ns),
+        "conversations": [conversation.to_json() for conversation in conversations],
+        "probe": dict(sorted(probe.items())),
     }
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()

@@ -1,0 +1,153 @@
+"""Packs a shard: the staged segments of its videos, in planned order, become one tar with the same bytes every time.
+
+Data: shard plan → (failed videos left out) → tar members in a local scratch file, hashed as they are written →
+fsync, rename into `shards/` → commit record → staged segments removed. The tar is ustar with mtime 0, owner 0 and mode
+0644, so its bytes follow from its samples alone. Two workers may pack one shard at once: both write the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from pipelines.ingest.staging import Staging
+from pipelines.ingest.types import PlannedVideo, ShardCommit, ShardPlan
+from pipelines.manifest_io import SHARDS_PREFIX
+from vamba.data.manifest import Failure, SampleRow, ShardRow
+from vamba.data.sample import frame_name, sample_header
+
+_BLOCK_BYTES = 512
+_RECORD_BYTES = 10240  # a tar file is padded to whole records
+
+
+class TarWriter:
+    """Writes members of a deterministic tar and hashes what it writes."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._sha256 = hashlib.sha256()
+        self.size_bytes = 0
+
+    def add(self, name: str, data: bytes) -> None:
+        """Appends one member."""
+        info = tarfile.TarInfo(name)
+        info.size = len(data)
+        info.mode = 0o644
+        self._write(info.tobuf(tarfile.USTAR_FORMAT))
+        self._write(data)
+        self._write(bytes(-len(data) % _BLOCK_BYTES))
+
+    def finish(self) -> str:
+        """Ends the tar; returns its sha256 as 64 hex digits."""
+        self._write(bytes(2 * _BLOCK_BYTES))
+        self._write(bytes(-self.size_bytes % _RECORD_BYTES))
+        return self._sha256.hexdigest()
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._sha256.update(data)
+        self.size_bytes += len(data)
+
+
+def pack_if_complete(staging: Staging, name: str, num_segments: int) -> bool:
+    """Packs the shard if all its segments are done and nobody has packed it; says whether this call did.
+
+    Whoever finishes a segment calls this, so the last one packs, wherever it runs; no worker waits for another.
+    """
+    if staging.is_committed(name) or len(staging.done_segments(name)) < num_segments:
+        return False
+    try:
+        commit = pack_shard(staging, staging.read_shard(name))
+    except FileNotFoundError:
+        if staging.is_committed(name):  # another worker was faster and has removed the segments
+            return False
+        raise
+    staging.write_commit(name, commit)
+    staging.drop_segments(name)
+    return True
+
+
+def pack_shard(staging: Staging, plan: ShardPlan) -> ShardCommit:
+    """Writes the tar of a shard from its staged segments.
+
+    Raises:
+        FileNotFoundError: a segment is not staged.
+    """
+    videos, failures = [], []
+    for video in plan.videos:
+        failure = _first_failure(staging, plan.name, video)
+        if failure is None:
+            videos.append(video)
+        else:
+            failures.append(failure)
+    if not videos:
+        return ShardCommit(shard=None, samples=(), failures=tuple(failures))
+    descriptor, scratch = tempfile.mkstemp(prefix=plan.name, suffix=".tmp", dir=staging.scratch_dir())
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            writer = TarWriter(file)
+            rows = tuple(_add_video(writer, staging, plan.name, video) for video in videos)
+            sha256 = writer.finish()
+        os.chmod(scratch, 0o644)
+        staging.storage.put_file(f"{SHARDS_PREFIX}/{plan.name}", Path(scratch))
+    finally:
+        Path(scratch).unlink(missing_ok=True)
+    shard = ShardRow(name=plan.name, size_bytes=writer.size_bytes, sha256=sha256, num_samples=len(rows))
+    return ShardCommit(shard=shard, samples=rows, failures=tuple(failures))
+
+
+def _first_failure(staging: Staging, shard: str, video: PlannedVideo) -> Failure | None:
+    failures = (staging.read_segment_failure(shard, segment.name) for segment in video.segments)
+    return next((failure for failure in failures if failure is not None), None)
+
+
+def _add_video(writer: TarWriter, staging: Staging, shard: str, video: PlannedVideo) -> SampleRow:
+    source = video.source
+    offset_bytes = writer.size_bytes
+    writer.add(f"{source.id}.json", _header(video))
+    num_frames = 0
+    for frame in _frames(staging, shard, video):
+        writer.add(frame_name(source.id, num_frames), frame)
+        num_frames += 1
+    assert num_frames == len(video.timestamps_ns), (source.id, num_frames, len(video.timestamps_ns))
+    return SampleRow(
+        id=source.id,
+        shard=shard,
+        offset_bytes=offset_bytes,
+        size_bytes=writer.size_bytes - offset_bytes,
+        split=video.split,  # type: ignore[arg-type]
+        media="video",
+        duration_ns=video.duration_ns,
+        num_frames=num_frames,
+        width=video.width,
+        height=video.height,
+        num_conversations=len(source.conversations),
+        source_uri=source.uri,
+        source_digest=video.digest,
+    )
+
+
+def _frames(staging: Staging, shard: str, video: PlannedVideo) -> Iterator[bytes]:
+    for segment in video.segments:
+        yield from staging.read_segment(shard, segment.name)
+
+
+def _header(video: PlannedVideo) -> bytes:
+    return sample_header(
+        id=video.source.id,
+        media="video",
+        split=video.split,
+        source_uri=video.source.uri,
+        source_digest=video.digest,
+        duration_ns=video.duration_ns,
+        width=video.width,
+        height=video.height,
+        timestamps_ns=video.timestamps_ns,
+        conversations=video.source.conversations,
+        probe=video.probe,
+    )

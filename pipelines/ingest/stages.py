@@ -1,0 +1,137 @@
+"""The two Ray Data stages of an ingest, probe and decode, and the work that one task of each does in its worker.
+
+Each task gets one row of work (a few files to probe, or about `segment_cost_s` of decoding) and yields one small table
+under a declared schema. A worker keeps one decoder process (sandbox.py) for all its tasks. Frames go from the worker to
+the staging area; only counts come back to the driver.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.ingest.config import IngestConfig
+from pipelines.ingest.pack import pack_if_complete
+from pipelines.ingest.plan import plan_video
+from pipelines.ingest.rows import DECODED_SCHEMA, probed_table, segment_from_row, source_from_row
+from pipelines.ingest.sandbox import DecoderProcess
+from pipelines.ingest.staging import Staging
+from pipelines.ingest.types import DecodeRequest, IngestError, PlannedVideo, VideoSource
+from vamba.data.manifest import Failure
+
+_PROBE_BYTES_PER_S = 5e6  # slowest storage that a probe waits for
+
+_decoder: DecoderProcess | None = None
+
+
+def run_stage(tasks: Sequence[pa.Table], work: Callable[[pa.Table], pa.Table]) -> Iterator[pa.Table]:
+    """Runs `work` on each table as one Ray Data task; yields the results as they come, in any order.
+
+    Raises:
+        RuntimeError: a task failed for good (an error in it, or its worker was lost again and again).
+    """
+    import ray.data
+    import ray.exceptions
+
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # a failed stage is raised here, once
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    dataset = ray.data.from_arrow(list(tasks)).map_batches(
+        work, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=1
+    )
+    try:
+        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    except ray.exceptions.RayError as error:
+        raise RuntimeError(f"a task of the ingest failed on Ray, what is done is kept: {error}") from error
+
+
+def probe_task(table: pa.Table, *, config: IngestConfig) -> pa.Table:
+    """SOURCE_SCHEMA → PROBED_SCHEMA: probes and plans each video."""
+    sources = [source_from_row(row["source"]) for row in table.to_pylist()]
+    return probed_table(_probe(source, config) for source in sources)
+
+
+def _probe(source: VideoSource, config: IngestConfig) -> PlannedVideo | Failure:
+    limit_s = config.watchdog.base_s + max(source.size_bytes, 0) / _PROBE_BYTES_PER_S
+    try:
+        probe = _worker_decoder(config).probe(source.uri, limit_s=limit_s)
+        return plan_video(source, probe, config)
+    except IngestError as error:
+        return _failure("probe", source.id, source.uri, error)
+
+
+def decode_task(table: pa.Table, *, config: IngestConfig, staging_key: str) -> pa.Table:
+    """TASK_SCHEMA → DECODED_SCHEMA: decodes segments, stages their frames, packs the shards that this completes."""
+    staging = Staging(config.out, staging_key)
+    rows: list[dict[str, Any]] = []
+    for task in table.to_pylist():
+        for item in task["segments"]:
+            rows.append(_decode(item, config, staging))
+        for shard in task["shards"]:
+            if pack_if_complete(staging, shard["name"], shard["num_segments"]):
+                rows.append({"packed_shard": shard["name"]})
+    return pa.Table.from_pylist(rows, schema=DECODED_SCHEMA)
+
+
+def _decode(item: dict[str, Any], config: IngestConfig, staging: Staging) -> dict[str, Any]:
+    segment = segment_from_row(item["segment"])
+    row = {"segment": segment.name, "num_frames": len(segment.target_pts)}
+    if staging.is_committed(item["shard"]) or staging.has_segment(item["shard"], segment.name):
+        return row  # this task ran before and its worker was lost
+    request = DecodeRequest(
+        uri=item["uri"],
+        codec=item["codec"],
+        stream_index=item["stream_index"],
+        key_pts=segment.key_pts,
+        key_dts=segment.key_dts,
+        target_pts=segment.target_pts,
+        width=item["width"],
+        height=item["height"],
+        orientation=item["orientation"],
+        jpeg_quality=config.frames.jpeg_quality,
+    )
+    limit_s = config.watchdog.base_s + config.watchdog.per_cost * segment.cost_s
+    try:
+        frames = _decode_with_retry(_worker_decoder(config), request, limit_s)
+    except IngestError as error:
+        failure = _failure("decode", segment.name.rpartition(".")[0], item["uri"], error)
+        staging.write_segment_failure(item["shard"], segment.name, failure)
+        return {**row, "num_frames": 0, "error_class": error.error_class}
+    staging.write_segment(item["shard"], segment.name, frames)
+    return row
+
+
+def _decode_with_retry(decoder: DecoderProcess, request: DecodeRequest, limit_s: float) -> list[bytes]:
+    try:
+        return decoder.decode(request, limit_s=limit_s)
+    except IngestError as first:
+        try:
+            return decoder.decode(request, limit_s=limit_s, sequentially=True)
+        except IngestError as second:
+            raise (first if second.error_class == "decoder_timeout" else second) from None
+
+
+def _failure(stage: str, video_id: str, uri: str, error: IngestError) -> Failure:
+    return Failure(stage=stage, id=video_id, source_uri=uri, error_class=error.error_class, message=error.message)
+
+
+def _worker_decoder(config: IngestConfig) -> DecoderProcess:
+    """The decoder process of this Ray worker, started at its first use."""
+    global _decoder
+    if _decoder is None:
+        os.environ["OMP_NUM_THREADS"] = "1"
+        _decoder = DecoderProcess(max_rss_bytes=config.watchdog.max_rss_bytes)
+    return _decoder
+
+
+def bind(task: Callable[..., pa.Table], **arguments: Any) -> Callable[[pa.Table], pa.Table]:
+    """A task with its settings fixed, under the task's name (which Ray shows)."""
+    bound = functools.partial(task, **arguments)
+    functools.update_wrapper(bound, task)
+    return bound

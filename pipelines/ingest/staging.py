@@ -1,0 +1,136 @@
+"""The work area of an unfinished ingest: what is done, under names that follow from the plan.
+
+Layout below `OUT/_ingest/<16 hex digits>/` (digits of the settings and inputs, so that a changed source starts afresh):
+
+* `plan.parquet`: probed and planned videos, and the probe's failures;
+* `shards/<shard>.parquet`: the videos of one shard, for whoever packs it;
+* `segments/<shard>/<segment>.seg`: the frames of one decoded segment, or the failure of it;
+* `commits/<shard>.json`: a shard that is packed, with its rows;
+* `scratch/`: shards that are being written, on a local file system.
+
+All but those appear whole. Resuming is a comparison of the plan with the files that are there; nothing else is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipelines.ingest.rows import from_parquet, probed_from_table, probed_table, to_parquet
+from pipelines.ingest.types import PlannedVideo, ShardCommit, ShardPlan
+from pipelines.storage import Storage, open_storage
+from vamba.data.manifest import Failure, SampleRow, ShardRow
+
+WORK_PREFIX = "_ingest"
+_HEADER = struct.Struct("<Q")
+
+
+class Staging:
+    """Reads and writes the work area of one ingest."""
+
+    def __init__(self, out: str, key: str) -> None:
+        self.storage: Storage = open_storage(out)
+        self.key = key
+        self._prefix = f"{WORK_PREFIX}/{key.removeprefix('sha256:')[:16]}"
+
+    def read_plan(self) -> list[PlannedVideo | Failure] | None:
+        """The stored plan; None before there is one."""
+        if not self.storage.exists(f"{self._prefix}/plan.parquet"):
+            return None
+        return probed_from_table(from_parquet(self.storage.read_bytes(f"{self._prefix}/plan.parquet")))
+
+    def write_plan(self, planned: Sequence[PlannedVideo | Failure], shards: Iterable[ShardPlan]) -> None:
+        """Stores the plan: the shards first, since a stored plan promises them."""
+        for shard in shards:
+            table = probed_table(shard.videos)
+            self.storage.write_atomic(f"{self._prefix}/shards/{shard.name}.parquet", to_parquet(table))
+        self.storage.write_atomic(f"{self._prefix}/plan.parquet", to_parquet(probed_table(planned)))
+
+    def read_shard(self, name: str) -> ShardPlan:
+        """The plan of one shard."""
+        rows = probed_from_table(from_parquet(self.storage.read_bytes(f"{self._prefix}/shards/{name}.parquet")))
+        return ShardPlan(name=name, videos=tuple(row for row in rows if isinstance(row, PlannedVideo)))
+
+    def write_segment(self, shard: str, segment: str, frames: Sequence[bytes]) -> None:
+        """Stores a segment's JPEG files."""
+        header = json.dumps({"sizes": [len(frame) for frame in frames]}).encode()
+        self._write_segment(shard, segment, b"".join((_HEADER.pack(len(header)), header, *frames)))
+
+    def write_segment_failure(self, shard: str, segment: str, failure: Failure) -> None:
+        """Stores that a segment cannot be decoded."""
+        header = json.dumps({"failure": asdict(failure)}).encode()
+        self._write_segment(shard, segment, _HEADER.pack(len(header)) + header)
+
+    def _write_segment(self, shard: str, segment: str, data: bytes) -> None:
+        self.storage.write_atomic(self._segment_path(shard, segment), data)
+
+    def read_segment_failure(self, shard: str, segment: str) -> Failure | None:
+        """The failure of a segment, None if it has frames. Reads its header only."""
+        header = self._segment_header(shard, segment)[0]
+        return Failure(**header["failure"]) if "failure" in header else None
+
+    def read_segment(self, shard: str, segment: str) -> list[bytes]:
+        """The JPEG files of a segment."""
+        header, offset = self._segment_header(shard, segment)
+        data = self.storage.read_range(self._segment_path(shard, segment), offset, sum(header["sizes"]))
+        frames, position = [], 0
+        for size in header["sizes"]:
+            frames.append(data[position : position + size])
+            position += size
+        return frames
+
+    def _segment_header(self, shard: str, segment: str) -> tuple[dict[str, Any], int]:
+        path = self._segment_path(shard, segment)
+        (length,) = _HEADER.unpack(self.storage.read_range(path, 0, _HEADER.size))
+        return json.loads(self.storage.read_range(path, _HEADER.size, length)), _HEADER.size + length
+
+    def has_segment(self, shard: str, segment: str) -> bool:
+        """Whether a segment is done."""
+        return self.storage.exists(self._segment_path(shard, segment))
+
+    def done_segments(self, shard: str | None = None) -> set[str]:
+        """Names of the segments that are done, of one shard or of all."""
+        prefix = f"{self._prefix}/segments" + (f"/{shard}" if shard else "")
+        return {entry.path.rpartition("/")[2].removesuffix(".seg") for entry in self.storage.list(prefix)}
+
+    def drop_segments(self, shard: str) -> None:
+        """Removes the segments of a shard that is committed."""
+        self.storage.delete_tree(f"{self._prefix}/segments/{shard}")
+
+    def write_commit(self, name: str, commit: ShardCommit) -> None:
+        """Records that a shard is packed and published."""
+        document = json.dumps(asdict(commit), separators=(",", ":")).encode()
+        self.storage.write_atomic(f"{self._prefix}/commits/{name}.json", document)
+
+    def is_committed(self, name: str) -> bool:
+        """Whether a shard is packed and published."""
+        return self.storage.exists(f"{self._prefix}/commits/{name}.json")
+
+    def committed_shards(self) -> set[str]:
+        """Names of the shards that are packed and published."""
+        prefix = f"{self._prefix}/commits"
+        return {entry.path.rpartition("/")[2].removesuffix(".json") for entry in self.storage.list(prefix)}
+
+    def read_commit(self, name: str) -> ShardCommit:
+        """The record of a packed shard."""
+        document = json.loads(self.storage.read_bytes(f"{self._prefix}/commits/{name}.json"))
+        return ShardCommit(
+            shard=ShardRow(**document["shard"]) if document["shard"] else None,
+            samples=tuple(SampleRow(**row) for row in document["samples"]),
+            failures=tuple(Failure(**row) for row in document["failures"]),
+        )
+
+    def scratch_dir(self) -> Path:
+        """A local folder for shards that are being written."""
+        return self.storage.scratch_dir(f"{self._prefix}/scratch")
+
+    def remove_all(self) -> None:
+        """Removes the work area, of this plan and of earlier ones, when the dataset is published."""
+        self.storage.delete_tree(WORK_PREFIX)
+
+    def _segment_path(self, shard: str, segment: str) -> str:
+        return f"{self._prefix}/segments/{shard}/{segment}.seg"

@@ -1,0 +1,129 @@
+"""The values that pass from stage to stage of an ingest, and the Arrow schemas under which they travel through Ray.
+
+`VideoSource → ProbedVideo → PlannedVideo (of Segments) → ShardPlan → staged segments → ShardCommit`. Each is complete
+when built. Source bytes and raw pixels are in none of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from vamba.data.manifest import Failure, SampleRow, ShardRow
+from vamba.data.sample import Conversation
+
+
+class IngestError(Exception):
+    """Something wrong with one video. It becomes a `Failure` row; the job goes on."""
+
+    def __init__(self, error_class: str, message: str) -> None:
+        super().__init__(message)
+        self.error_class = error_class  # a short stable word
+        self.message = message  # one paragraph for the user
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return IngestError, (self.error_class, self.message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoSource:
+    """A video to ingest."""
+
+    id: str  # [a-z0-9_-]+, unique, from the path
+    uri: str  # absolute path
+    size_bytes: int  # -1 if the file cannot be seen
+    mtime_ns: int  # when the file last changed; only to notice changes between two runs
+    split: str | None  # None: decided by the digest of the bytes
+    conversations: tuple[Conversation, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbedVideo:
+    """What demuxing tells about a video. The arrays hold one entry per packet, in decode order."""
+
+    digest: str  # "sha256:…" of the file's bytes
+    container: str  # ffmpeg's name of the container
+    codec: str  # ffmpeg's name of the codec
+    stream_index: int  # of the video stream
+    time_base: Fraction  # seconds per pts unit
+    width: int  # coded, pixels
+    height: int  # coded, pixels
+    pixel_aspect: Fraction  # width of a pixel over its height
+    orientation: str  # what turns a decoded frame upright: letters of "t" (transpose), "x", "y" (mirror)
+    average_fps: Fraction
+    has_audio: bool
+    pts: np.ndarray  # int64
+    dts: np.ndarray  # int64
+    is_key: np.ndarray  # bool
+    is_shown: np.ndarray  # bool: presented (not before an edit list's start, not an invisible frame)
+    end_pts: int  # when the last frame leaves the screen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """Consecutive whole GOPs of a video (GOP: the frames from one keyframe up to the next, as presented)."""
+
+    name: str  # unique in the ingest: "<video id>.<index>"
+    key_pts: int  # the keyframe that decoding starts at
+    key_dts: int
+    target_pts: tuple[int, ...]  # the frames to store, strictly increasing
+    cost_s: float  # estimated CPU seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedVideo:
+    """All that is known before a frame is decoded; its segments tile its targets."""
+
+    source: VideoSource
+    digest: str  # "sha256:…"
+    split: str
+    codec: str
+    stream_index: int
+    time_base: Fraction
+    width: int  # of the stored frames, pixels
+    height: int
+    orientation: str
+    duration_ns: int
+    timestamps_ns: tuple[int, ...]
+    probe: dict[str, Any]  # for the sample's JSON
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardPlan:
+    """Which samples a shard will hold, in order."""
+
+    name: str  # "shard-000000.tar"
+    videos: tuple[PlannedVideo, ...]
+
+    @property
+    def num_segments(self) -> int:
+        return sum(len(video.segments) for video in self.videos)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeRequest:
+    """What a decoder process needs to decode one segment."""
+
+    uri: str
+    codec: str
+    stream_index: int
+    key_pts: int
+    key_dts: int
+    target_pts: tuple[int, ...]
+    width: int  # of the stored frames, pixels
+    height: int
+    orientation: str
+    jpeg_quality: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardCommit:
+    """A packed shard: its row, the rows of its samples, and what failed in it. `shard` is None if nothing was left."""
+
+    shard: ShardRow | None
+    samples: tuple[SampleRow, ...]
+    failures: tuple[Failure, ...]

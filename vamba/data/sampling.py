@@ -1,0 +1,113 @@
+"""Which frames of a video stand for it: pure functions from presentation times, or a frame count, to frame indices.
+
+Ingest selects by time. The rule at time t is the frame on screen: the last one presented at or before t, counted from
+the first frame's presentation. All arithmetic on time is rational, so that a frame is never missed by a rounding error.
+Evaluation selects by index, with the formulas of the Vamba scripts (`middle`, `uniform`, centred fps), which the golden
+tables pin down. Indices refer to frames in presentation order.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal, get_args
+
+import numpy as np
+
+Policy = Literal["fps", "fps_centered", "uniform", "middle"]
+
+MAX_FPS = 1000.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameSampling:
+    """How frames are chosen.
+
+    Raises:
+        ValueError: a field is outside its range, or `num_frames` is missing for a policy that needs it.
+    """
+
+    policy: Policy = "fps"  # fps: t = k/fps; fps_centered: t = (k + 1/2)/fps; uniform, middle: num_frames spread evenly
+    fps: float = 1.0  # frames per second of media, for the two fps policies; taken as the decimal number written
+    num_frames: int | None = None  # frames per video, for uniform and middle
+    max_frames: int | None = None  # upper limit per video; more are thinned evenly
+
+    def __post_init__(self) -> None:
+        if self.policy not in get_args(Policy):
+            raise ValueError(f"sampling.policy is {self.policy!r}; it must be one of {', '.join(get_args(Policy))}")
+        if not 0 < self.fps <= MAX_FPS:
+            raise ValueError(f"sampling.fps is {self.fps}; it must be above 0 and at most {MAX_FPS:g} frames/s")
+        for name, value in (("num_frames", self.num_frames), ("max_frames", self.max_frames)):
+            if value is not None and value < 1:
+                raise ValueError(f"sampling.{name} is {value}; it must be at least 1, or null")
+        if self.policy in ("uniform", "middle") and self.num_frames is None:
+            raise ValueError(f"sampling.policy {self.policy!r} needs sampling.num_frames; set it")
+
+
+def select_frames(sampling: FrameSampling, pts: Sequence[int], end_pts: int, time_base: Fraction) -> list[int]:
+    """Indices of the frames to store, strictly increasing.
+
+    Args:
+        sampling: the policy.
+        pts: presentation times of all frames, in units of `time_base`, strictly increasing, not empty.
+        end_pts: when the last frame leaves the screen.
+        time_base: seconds per unit.
+
+    A frame that is on screen at several of the asked times (a slide shown for ten seconds) is stored once.
+    """
+    if sampling.policy in ("fps", "fps_centered"):
+        indices = _on_grid(pts, end_pts, time_base, sampling.fps, centered=sampling.policy == "fps_centered")
+    else:
+        assert sampling.num_frames is not None
+        choose = uniform_indices if sampling.policy == "uniform" else middle_indices
+        indices = choose(sampling.num_frames, len(pts))
+    unique = list(dict.fromkeys(indices))
+    if sampling.max_frames is not None and len(unique) > sampling.max_frames:
+        unique = [unique[i * len(unique) // sampling.max_frames] for i in range(sampling.max_frames)]
+    return unique
+
+
+def _on_grid(pts: Sequence[int], end_pts: int, time_base: Fraction, fps: float, *, centered: bool) -> list[int]:
+    half_step = 1 / (2 * Fraction(str(fps)) * time_base)  # half the time between two targets, in pts units
+    duration = end_pts - pts[0]
+    first = 1 if centered else 0
+    num_targets = max(0, math.ceil((duration / half_step - first) / 2))
+    if num_targets == 0:
+        return [0]  # shorter than half a step: its first frame stands for it
+    indices = []
+    position = 0
+    for k in range(num_targets):
+        target = pts[0] + math.floor((2 * k + first) * half_step)
+        position = bisect.bisect_right(pts, target, lo=position) - 1
+        indices.append(position)
+    return indices
+
+
+def uniform_indices(num_frames: int, num_source_frames: int) -> list[int]:
+    """Middles of equal parts, as the Vamba evaluation scripts compute them; all frames where fewer exist."""
+    if num_frames >= num_source_frames:
+        return list(range(num_source_frames))
+    edges = np.linspace(0, num_source_frames, num_frames + 1, dtype=int)
+    return [int(index) for index in (edges[:-1] + edges[1:]) // 2]
+
+
+def middle_indices(num_frames: int, num_source_frames: int) -> list[int]:
+    """Middles of equal parts, as the Vamba training data computes them; the last frame repeats where fewer exist."""
+    edges = np.linspace(0, num_source_frames, min(num_frames, num_source_frames) + 1).astype(int)
+    indices = [int(index) for index in (edges[:-1] + edges[1:] - 1) // 2]
+    return indices + [num_source_frames - 1] * (num_frames - len(indices))
+
+
+def fps_centered_indices(
+    rate: float, num_source_frames: int, source_fps: float, max_frames: int | None = None
+) -> list[int]:
+    """Indices nearest to the centres (k + 1/2)/rate seconds, as the Vamba training data computes them.
+
+    `max_frames` keeps the first ones. Empty where the video is shorter than the first centre.
+    """
+    centres = np.arange(0.5 / rate, num_source_frames / source_fps, 1 / rate)
+    indices = [int(index) for index in np.around(centres * source_fps) if index < num_source_frames]
+    return indices if max_frames is None else indices[:max_frames]
