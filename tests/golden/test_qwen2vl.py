@@ -25,9 +25,9 @@ def case() -> Case:
 
 
 @pytest.fixture(scope="module", params=["config.json", "config_legacy_hub_format.json"])
-def model(case: Case, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> (
-    VambaForConditionalGeneration
-):
+def model(
+    case: Case, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> VambaForConditionalGeneration:
     source, out = tmp_path_factory.mktemp("qwen"), tmp_path_factory.mktemp("out") / "vamba"
     shutil.copy(case.directory / "model.safetensors", source)
     shutil.copy(case.directory / request.param, source / "config.json")

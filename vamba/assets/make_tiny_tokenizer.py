@@ -2,7 +2,7 @@
 
     python -m vamba.assets.make_tiny_tokenizer [DIRECTORY]
 
-Same normalisation, pre-tokenisation and special tokens as Qwen2-VL's, so that code written for one works with the other.
+Same normalisation, pre-tokenisation and special tokens as Qwen2-VL's, so that code for one works with the other.
 The corpus is a pure function of this file and the trainer has no randomness: the same bytes come out every time.
 """
 

@@ -1,9 +1,9 @@
 """The model's configuration, and its translation from and to `config.json`.
 
 The core works with three frozen dataclasses. On disk the release's keys are used, because its checkpoints must load: a
-flat Qwen2-VL config with extra keys, whose nested parts hold only what differs from the defaults. transformers 5 nests the
-language part (`text_config`, `rope_parameters`); both forms are read, the flat one is written, under a `model_type` of
-our own. Keys that describe other things (dropout, generation, torch dtype …) are ignored.
+flat Qwen2-VL config with extra keys, whose nested parts hold only what differs from the defaults. transformers 5 nests
+the language part (`text_config`, `rope_parameters`); both forms are read, the flat one is written, under a
+`model_type` of our own. Keys that describe other things (dropout, generation, torch dtype …) are ignored.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """Read a `config.json` of ours, of the release, or of Qwen2-VL, flat or nested. ValueError names what is wrong."""
+        """Read a `config.json`: ours, the release's or Qwen2-VL's, flat or nested. ValueError says what is wrong."""
         model_type = values.get("model_type", MODEL_TYPE)
         if model_type not in _READABLE_TYPES:
             raise ValueError(f"config.json has model_type {model_type!r}; this model reads {list(_READABLE_TYPES)}")

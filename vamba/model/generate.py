@@ -68,7 +68,7 @@ def generate_many(
     max_new_tokens: int,
     eos_ids: Sequence[int],
 ) -> list[list[int]]:
-    """The most likely continuation of each prompt, up to `max_new_tokens`, without the token of `eos_ids` that ended it.
+    """The most likely continuation of each prompt, up to `max_new_tokens`, without the token that ended it.
 
     `memory` is the video the prompts are about, None for text alone. ValueError for an empty prompt.
     """
@@ -111,7 +111,7 @@ def _pass(
     config = model.config
     t_TD = model.model.embed_tokens(ids_T)
     rotary = text_rotary(positions_T, config.head_dim, config.rope_theta, t_TD.dtype)
-    for index, (layer, attend) in enumerate(zip(model.model.layers, attends, strict=True)):
+    for index, (layer, attend) in enumerate(zip(model.model.hybrid_layers, attends, strict=True)):
         seen = None if memory is None else (memory.keys[index], memory.values[index])
         t_TD = layer.update_text(t_TD, seen, rotary, attend, _attend_memory)
     t_TD = t_TD if rows is None else t_TD.index_select(0, rows)

@@ -4,8 +4,8 @@
     t  = t + a * SelfAttention(n) + (1 - a) * CrossAttention(n, v)      a: one learned scalar, kept in [0, 1]
     v  = v + Mixer(RMSNorm_v(v))                                        skipped in the last layer: nothing reads it
     t  = t + MLP(RMSNorm_post(t))
-Text reads the video as it was before this layer's mixer; the video never reads the text. So the video side can run alone,
-once, in pieces (`read_video`, `mix_video`), and the text side against what it left behind (`update_text`).
+Text reads the video as it was before this layer's mixer; the video never reads the text. So the video side can run
+alone, once, in pieces (`read_video`, `mix_video`), and the text side against what it left behind (`update_text`).
 
 Vamba (arXiv 2503.11579), section 3.
 Shapes: T text tokens, M video tokens, D width (of a head: values per head), H query heads, K key/value heads.
@@ -29,7 +29,7 @@ from vamba.ops.attention.layout import CrossLayout, Segments
 from vamba.ops.backends import Operations
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(q_THD, k_TKD, v_TKD) -> out_THD: how queries find their keys, decided by the caller (packed batch, cache, memory)."""
+"""(q_THD, k_TKD, v_TKD) -> out_THD: how queries find keys, decided by the caller (packed batch, cache, memory)."""
 KeysValues = tuple[Tensor, Tensor]
 """(k_MKD, v_MKD)"""
 
@@ -151,15 +151,16 @@ class HybridLayer(nn.Module):
         """The text stream after the layer. Without a video, cross-attention adds nothing."""
         n_TD = self.input_layernorm(t_TD)
         own_TD = self.self_attn(n_TD, rotary, attend_self)
-        alpha = self._alpha()
-        t_TD = t_TD + (own_TD if alpha is None else alpha * own_TD)
+        seen_TD = torch.zeros_like(own_TD)
         if keys_values is not None and attend_cross is not None:
             seen_TD = self.cross_attn(n_TD, keys_values, rotary if self.rotates_cross else None, attend_cross)
-            t_TD = t_TD + (seen_TD if alpha is None else (1 - alpha) * seen_TD)
+        if self.alpha is None:
+            t_TD = t_TD + own_TD + seen_TD
+        else:
+            t_TD = t_TD + torch.lerp(seen_TD, own_TD, _bounded(self.alpha).to(own_TD.dtype))
         return t_TD + self.mlp(self.post_attention_layernorm(t_TD))
 
-    def _alpha(self) -> Tensor | None:
-        """alpha bounded to [0, 1], with the gradient passed straight through."""
-        if self.alpha is None:
-            return None
-        return self.alpha + (self.alpha.clamp(0, 1) - self.alpha).detach()
+
+def _bounded(alpha: Tensor) -> Tensor:
+    """alpha in [0, 1], with the gradient passed straight through."""
+    return alpha + (alpha.clamp(0, 1) - alpha).detach()

@@ -1,7 +1,8 @@
 """A video, encoded once: each layer's keys and values for the text to read.
 
-The video stream never depends on the text, so it can run alone, piece by piece, before the question is known: tower, then
-through the layers, each carrying its mixer's state to the next piece. The result does not depend on how it was cut.
+The video stream never depends on the text, so it can run alone, piece by piece, before the question is known: tower,
+then through the layers, each carrying its mixer's state to the next piece. The result does not depend on how it was
+cut.
 
 Shapes: P patches, M video tokens, K key/value heads, D values per head.
 """
@@ -58,7 +59,8 @@ def encode_video(
 ) -> VideoMemory:
     """The memory of the media items in `patches` (P, C), which follow each other in one stream.
 
-    `chunk_tokens` bounds the video tokens in flight; a frame pair is never cut. ValueError when patches and grids disagree.
+    `chunk_tokens` bounds the video tokens in flight; a frame pair is never cut. ValueError when patches and grids
+    disagree.
     """
     grids = _as_grids(grid_thw)
     rows = torch.as_tensor(patches)
@@ -84,7 +86,7 @@ def encode_video_stream(
 
 @torch.no_grad()
 def _encode(model: VambaForConditionalGeneration, pieces: Iterable[_Piece]) -> VideoMemory:
-    layers = model.model.layers
+    layers = model.model.hybrid_layers
     states: list[MixerState | None] = [None] * len(layers)
     keys: list[list[Tensor]] = [[] for _ in layers]
     values: list[list[Tensor]] = [[] for _ in layers]
@@ -122,7 +124,4 @@ def _cut(patches: Tensor, grids: Sequence[Grid], chunk_tokens: int, cell: int) -
 
 
 def _as_grids(grid_thw: Grid | Sequence[Grid]) -> list[Grid]:
-    items = grid_thw.tolist() if isinstance(grid_thw, Tensor | np.ndarray) else list(grid_thw)
-    if items and isinstance(items[0], int | np.integer):
-        items = [items]
-    return [(int(t), int(h), int(w)) for t, h, w in items]  # type: ignore[misc]
+    return [(int(t), int(h), int(w)) for t, h, w in np.asarray(grid_thw, np.int64).reshape(-1, 3)]

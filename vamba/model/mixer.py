@@ -2,10 +2,11 @@
 
     [z | xBC | dt] = in_proj(u);  xBC = SiLU(conv(xBC));  dt = softplus(dt + dt_bias), bounded;  A = -exp(A_log)
     out = out_proj(RMSNorm(scan(x, dt, A, B, C, D) * SiLU(z)))          the norm comes after the gate
-Mamba-2 (arXiv 2405.21060), section 7; Vamba section 3.2. Both carried states are returned, so that a video can be run in
-pieces; `seq_idx` restarts them where packed sequences meet.
+Mamba-2 (arXiv 2405.21060), section 7; Vamba section 3.2. Both carried states are returned, so that a video can be run
+in pieces; `seq_idx` restarts them where packed sequences meet.
 
-Shapes: B batch, L length, D width, H heads, P values per head, G groups, N state size, C convolution channels, W its width.
+Shapes: B batch, L length, D width, I inner width, H heads, P values per head, G groups, N state size, C convolution
+channels, W its width.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class GatedRMSNorm(nn.Module):
 
     def forward(self, y_BLI: Tensor, z_BLI: Tensor) -> Tensor:
         gated = (y_BLI * F.silu(z_BLI)).unflatten(-1, (self.groups, -1))
-        return F.rms_norm(gated, gated.shape[-1:], eps=_EPS).flatten(-2) * self.weight
+        wide = gated.to(torch.promote_types(gated.dtype, torch.float32))
+        return F.rms_norm(wide, wide.shape[-1:], eps=_EPS).flatten(-2).to(y_BLI.dtype) * self.weight.to(y_BLI.dtype)
 
 
 class Mamba2Mixer(nn.Module):

@@ -1,7 +1,7 @@
 """Padded rows in, padded logits out: the interface of tools that know no packed batches.
 
-Rows may be padded on either side. Their real tokens are packed, the packed model runs, and the logits are put back; what
-stands at padding is zero. Media are handed out to rows in order.
+Rows may be padded on either side. Their real tokens are packed, the packed model runs, and the logits are put back;
+what stands at padding is zero. Media are handed out to rows in order.
 
 Shapes: B rows, T padded length, V vocabulary.
 """
@@ -101,13 +101,11 @@ def _items(media: _Media) -> list[tuple[np.ndarray, Grid]]:
     sizes = [t * h * w for t, h, w in shapes]
     if sum(sizes) != len(patches):
         raise ValueError(f"{len(patches)} patches were given, but the grids {shapes} need {sum(sizes)}")
-    parts = patches.detach().cpu().float().split(sizes)
+    parts = patches.detach().cpu().to(torch.promote_types(patches.dtype, torch.float32)).split(sizes)
     return [(part.numpy(), shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def _counts(
-    rows: int, images: int, videos: int, given: Sequence[tuple[int, int]] | None
-) -> list[tuple[int, int]]:
+def _counts(rows: int, images: int, videos: int, given: Sequence[tuple[int, int]] | None) -> list[tuple[int, int]]:
     if given is not None:
         totals = tuple(sum(kind) for kind in zip(*given, strict=True)) if given else (0, 0)
         if len(given) != rows or totals != (images, videos):

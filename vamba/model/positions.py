@@ -17,13 +17,14 @@ Rotary = tuple[Tensor, Tensor]
 
 def text_rotary(position_ids_T: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> Rotary:
     """Text positions are equal on all three axes, which is plain RoPE."""
-    return _rotary(position_ids_T[:, None].to(_wide(dtype)) * _frequencies(position_ids_T, head_dim, theta, dtype), dtype)
+    frequencies = _frequencies(position_ids_T, head_dim, theta, dtype)
+    return _rotary(position_ids_T[:, None].to(_wide(dtype)) * frequencies, dtype)
 
 
 def video_rotary(
     position_ids_3M: Tensor, section: tuple[int, int, int], head_dim: int, theta: float, dtype: torch.dtype
 ) -> Rotary:
-    """Video positions: the first `section[0]` frequencies follow the frame pair, the next the row, the last the column."""
+    """Video positions: of the frequencies, `section` follow the frame pair, the row and the column."""
     axes = [axis for axis, count in enumerate(section) for _ in range(count)]
     positions_MF = position_ids_3M[axes].T
     return _rotary(positions_MF.to(_wide(dtype)) * _frequencies(position_ids_3M, head_dim, theta, dtype), dtype)

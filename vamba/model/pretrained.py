@@ -5,8 +5,8 @@
     processing.json                 how frames become patches
     tokenizer.json, …               copied
 
-Reading builds the model without memory, then puts the stored tensors in place. A tensor that is missing, unexpected or of
-another shape is named in the error; nothing is skipped and nothing pickled is opened.
+Reading builds the model without memory, then puts the stored tensors in place. A tensor that is missing, unexpected or
+of another shape is named in the error; nothing is skipped and nothing pickled is opened.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 FLOAT32_PARTS = ("A_log", "dt_bias", "D", "alpha")
-"""Last name parts of the parameters that stay in float32 whatever the model's dtype: small, and read by exponentials."""
+"""Last name parts of parameters that stay in float32 whatever the model's dtype: small, and read by exponentials."""
 
 
 class CheckpointMismatch(ValueError):

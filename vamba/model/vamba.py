@@ -12,7 +12,7 @@ Shapes: T text tokens, M video tokens, D width, V vocabulary, N labelled tokens,
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +51,11 @@ class HybridModel(nn.Module):
             HybridLayer(config, ops, is_last=index == last) for index in range(config.num_hidden_layers)
         )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    @property
+    def hybrid_layers(self) -> list[HybridLayer]:
+        """The layers in order."""
+        return cast("list[HybridLayer]", list(self.layers))
 
     def forward(self, batch: Batch, v_MD: Tensor | None) -> Tensor:
         """Text hidden states (T, D) after the final norm."""
@@ -153,7 +158,7 @@ class VambaForConditionalGeneration(nn.Module):
         return video_memory.encode_video(self, patches, grid_thw, chunk_tokens=chunk_tokens)
 
     def encode_video_stream(self, pieces: Iterable[tuple[np.ndarray | Tensor, Grid]]) -> VideoMemory:
-        """`encode_video` of one video that arrives in pieces of whole frame pairs, so that it never is in memory at once."""
+        """`encode_video` of one video that arrives in pieces of whole frame pairs, never in memory at once."""
         return video_memory.encode_video_stream(self, pieces)
 
     def generate(

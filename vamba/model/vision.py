@@ -1,10 +1,10 @@
 """Qwen2-VL's vision tower: pixel patches in, video tokens out.
 
-Attention stays inside one frame pair, so pairs of equal size are simply a batch: no mask and no variable lengths. A batch
-with several frame sizes is sorted into buckets first (`TowerLayout`), each bucket one attention call per block.
+Attention stays inside one frame pair, so pairs of equal size are simply a batch: no mask and no variable lengths. A
+batch with several frame sizes is sorted into buckets first (`TowerLayout`), each bucket one attention call per block.
 
 Qwen2-VL (arXiv 2409.12191), section 2.1. Module names are those of its checkpoints.
-Shapes: P patches, C values per patch, E tower width, H heads, D values per head, M video tokens = P / 4, n pairs of L patches.
+Shapes: P patches, C values per patch, E tower width, H heads, D values per head, M video tokens (P / 4).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from vamba.model.config import VisionConfig
 from vamba.model.positions import Rotary, patch_rotary, rotate
 
 _EPS = 1e-6
+_GELU_SLOPE = 1.702
 
 
 class PatchEmbed(nn.Module):
@@ -55,7 +56,7 @@ class VisionAttention(nn.Module):
 
 
 class VisionMLP(nn.Module):
-    """Two layers with the sigmoid approximation of GELU."""
+    """Two layers with the sigmoid approximation of GELU, x * sigmoid(1.702 x), written as SiLU at another scale."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -64,8 +65,7 @@ class VisionMLP(nn.Module):
         self.fc2 = nn.Linear(width, config.embed_dim)
 
     def forward(self, x_PE: Tensor) -> Tensor:
-        hidden = self.fc1(x_PE)
-        return self.fc2(hidden * torch.sigmoid(1.702 * hidden))
+        return self.fc2(F.silu(self.fc1(x_PE) * _GELU_SLOPE) / _GELU_SLOPE)
 
 
 class VisionBlock(nn.Module):

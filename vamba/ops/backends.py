@@ -107,14 +107,15 @@ def _resolve(operation: str, name: str) -> str:
 
 
 def _missing(operation: str, name: str, implementation: _Implementation) -> str | None:
-    alternative = f"or use {ORDER[operation][-1]!r}, which needs torch alone"
+    alternative = f"use {ORDER[operation][-1]!r}, which needs torch alone"
     if implementation.package is not None and importlib.util.find_spec(implementation.package) is None:
         return (
             f"the package {implementation.package} is not installed; "
-            f"install it with `pip install 'vamba[{implementation.extra}]'` on a machine with an NVIDIA GPU, {alternative}"
+            f"install it with `pip install 'vamba[{implementation.extra}]'` on a machine with an NVIDIA GPU, or "
+            f"{alternative}"
         )
     if implementation.module is None:
-        return f"{implementation.package} is installed, but this version has no adapter for it; use 'auto', {alternative}"
+        return f"{implementation.package} is installed, but this version has no adapter for it; {alternative}"
     return None
 
 

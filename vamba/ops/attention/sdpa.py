@@ -1,11 +1,11 @@
 """Attention over packed segments through torch's scaled_dot_product_attention.
 
-Segments are scattered into a padded grid whose slots were computed once per batch. Padding stands behind the real tokens,
-so causal self-attention needs no mask at all; cross-attention needs one only where the videos differ in length. Keys and
-values are never repeated for grouped queries: self-attention uses `enable_gqa`, cross-attention folds the query heads of a
-group into rows, so that each key is read once.
+Segments are scattered into a padded grid whose slots were computed once per batch. Padding stands behind the real
+tokens, so causal self-attention needs no mask at all; cross-attention needs one only where the videos differ in length.
+Keys and values are never repeated for grouped queries: self-attention uses `enable_gqa`, cross-attention folds the
+query heads of a group into rows, so that each key is read once.
 
-Shapes: T queries, M keys, S or G segments, L longest segment, H query heads, K key/value heads, R = H/K, D values per head.
+Shapes: T queries, M keys, S or G segments, L longest segment, H query heads, K key/value heads, D values per head.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def cross_attention(q_THD: Tensor, k_MKD: Tensor, v_MKD: Tensor, layout: CrossLa
 
 
 def attend_folded(q_GLHD: Tensor, k_GKMD: Tensor, v_GKMD: Tensor, mask_G11M: Tensor | None = None) -> Tensor:
-    """Attention of all queries over all (unmasked) keys, the heads of one key/value group folded into rows; (G, L, H, D)."""
+    """Attention of all queries over all keys the mask allows, each key/value group's heads folded into rows."""
     groups, length, heads, _ = q_GLHD.shape
     kv_heads = k_GKMD.shape[1]
     rows = q_GLHD.unflatten(2, (kv_heads, heads // kv_heads)).permute(0, 2, 3, 1, 4).flatten(2, 3)

@@ -102,7 +102,7 @@ def _segment(
         keep = keep * (last == before)[:, :, None, None]
 
     xdt = x * dt[..., None]
-    decay = torch.exp((cs[..., :, None] - cs[..., None, :]).masked_fill(~pairs, -torch.inf))  # B n G R Q Q
+    decay = _Decay.apply(cs, pairs)  # B n G R Q Q
     y = ((c @ b.transpose(-1, -2))[:, :, :, None] * decay) @ xdt
     added = (xdt * to_end[..., None]).transpose(-1, -2).flatten(3, 4) @ b  # B n G (R P) N
     added = added.unflatten(3, (heads_per_group, -1)).flatten(2, 3)
@@ -118,6 +118,26 @@ def _chunks(t_BLHP: Tensor, chunk: int) -> Tensor:
     """(B, L, H, P) -> (B, n, H, Q, P), filled up with zeros: a token with dt = 0 changes nothing."""
     padded = F.pad(t_BLHP, (0, 0, 0, 0, 0, -t_BLHP.shape[1] % chunk))
     return padded.unflatten(1, (-1, chunk)).transpose(2, 3)
+
+
+class _Decay(torch.autograd.Function):
+    """exp(cs_i - cs_j) for the allowed pairs (i, j), zero for the others.
+
+    The largest array of the scan: as one autograd node it is made once, in place, and nothing else of its size is kept.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, cs: Tensor, pairs: Tensor) -> Tensor:
+        decay = cs[..., :, None] - cs[..., None, :]
+        decay.masked_fill_(~pairs, -torch.inf).exp_()
+        ctx.save_for_backward(decay)
+        return decay
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (decay,) = ctx.saved_tensors
+        weighted = grads[0] * decay
+        return weighted.sum(-1) - weighted.sum(-2), None
 
 
 class _StatePassing(torch.autograd.Function):

@@ -35,7 +35,9 @@ def scan(
     x, dt, a, d = x_BLHP.to(dtype), dt_BLH.to(dtype), a_H.to(dtype), d_H.to(dtype)
     b, c = (t.to(dtype).repeat_interleave(repeat, dim=2) for t in (b_BLGN, c_BLGN))
     batch, length, heads, values = x.shape
-    state = x.new_zeros(batch, heads, values, b.shape[-1]) if initial_state_BHPN is None else initial_state_BHPN.to(dtype)
+    state = x.new_zeros(batch, heads, values, b.shape[-1])
+    if initial_state_BHPN is not None:
+        state = initial_state_BHPN.to(dtype)
     outputs = []
     for t in range(length):
         if seq_idx_BL is not None and t > 0:

@@ -1,0 +1,85 @@
+"""The chunked scan against the recurrence: outputs, states and gradients, in float64, on awkward lengths."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from vamba.ops.scan import chunked, reference
+
+NAMES = ("x", "dt", "a", "b", "c", "d", "state")
+
+
+def arguments(length: int, groups: int, *, batch: int = 2, seed: int = 0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    heads, values, state = 4, 3, 5
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    made = {
+        "x": normal(batch, length, heads, values),
+        "dt": torch.nn.functional.softplus(normal(batch, length, heads)),
+        "a": -normal(heads).exp(),
+        "b": normal(batch, length, groups, state),
+        "c": normal(batch, length, groups, state),
+        "d": normal(heads),
+        "state": normal(batch, heads, values, state),
+    }
+    return {name: tensor.requires_grad_() for name, tensor in made.items()}
+
+
+def sequences(length: int, cuts: list[int]) -> Tensor:
+    row = torch.zeros(length, dtype=torch.int32)
+    for cut in cuts:
+        row[cut:] += 1
+    return torch.stack([row, torch.arange(length, dtype=torch.int32) // 7])
+
+
+def run(scan, given: dict[str, Tensor], chunk: int, seq: Tensor | None) -> list[Tensor]:  # type: ignore[no-untyped-def]
+    y, state = scan(
+        *(given[name] for name in NAMES[:-1]), chunk_size=chunk, seq_idx_BL=seq, initial_state_BHPN=given["state"]
+    )
+    weights = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)
+    gradients = torch.autograd.grad((y * weights).sum() + (state**2).sum(), [given[name] for name in NAMES])
+    return [y, state, *gradients]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize(("length", "chunk"), [(1, 8), (7, 8), (8, 8), (31, 8), (53, 16), (97, 64)])
+def test_equals_recurrence(length: int, chunk: int, groups: int, packed: bool) -> None:
+    given = arguments(length, groups)
+    seq = sequences(length, [c for c in (3, 8, 29, 30) if c < length]) if packed else None
+    expected = run(reference.scan, given, chunk, seq)
+    for name, actual, wanted in zip(
+        ("y", "final", *NAMES), run(chunked.scan, given, chunk, seq), expected, strict=True
+    ):
+        torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_long_sequences_run_in_recomputed_segments(monkeypatch: pytest.MonkeyPatch, packed: bool) -> None:
+    given = arguments(71, 2)
+    seq = sequences(71, [16, 40]) if packed else None
+    expected = run(chunked.scan, given, 8, seq)
+    monkeypatch.setattr(chunked, "_SEGMENT_TOKENS", 16)
+    for actual, wanted in zip(run(chunked.scan, given, 8, seq), expected, strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_strong_decay_stays_finite() -> None:
+    given = arguments(64, 1)
+    given["dt"] = (given["dt"].detach() * 1e3).requires_grad_()
+    assert all(torch.isfinite(t).all() for t in run(chunked.scan, given, 64, None))
+
+
+def test_low_precision_inputs_are_scanned_in_float32() -> None:
+    given = {name: tensor.detach() for name, tensor in arguments(33, 1).items()}
+    low = {name: t.bfloat16() if name in ("x", "b", "c") else t.float() for name, t in given.items()}
+    y, state = chunked.scan(*(low[name] for name in NAMES[:-1]), chunk_size=16)
+    expected, _ = reference.scan(*(low[name] for name in NAMES[:-1]), chunk_size=16)
+    assert y.dtype == torch.bfloat16
+    assert state.dtype == torch.float32
+    torch.testing.assert_close(y, expected, rtol=2e-2, atol=2e-2)
