@@ -1,0 +1,132 @@
+"""Checkpoints: round trips, shards, and errors that name the tensors."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.vamba.model.samples import CONFIG, random_model
+from vamba.assets import TINY_TOKENIZER
+from vamba.data.frames import FrameProcessing
+from vamba.data.text import load_tokenizer
+from vamba.model.convert import convert_qwen2_vl
+from vamba.model.pretrained import (
+    CheckpointMismatch,
+    from_pretrained,
+    read_config,
+    read_processing,
+    read_tensors,
+    save_pretrained,
+)
+
+
+def same_state(first: torch.nn.Module, second: torch.nn.Module) -> bool:
+    states = first.state_dict(), second.state_dict()
+    return states[0].keys() == states[1].keys() and all(torch.equal(t, states[1][n]) for n, t in states[0].items())
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("max_shard_bytes", [10**9, 20_000])
+def test_round_trip(tmp_path: Path, tied: bool, max_shard_bytes: int) -> None:
+    model = random_model(tie_word_embeddings=tied).float()
+    processing = FrameProcessing(longest_edge=112, min_pixels=784)
+    out = tmp_path / "model"
+    save_pretrained(model, out, tokenizer_dir=TINY_TOKENIZER, processing=processing, max_shard_bytes=max_shard_bytes)
+    loaded = from_pretrained(out)
+    assert same_state(model, loaded)
+    assert loaded.config == model.config
+    assert (loaded.lm_head.weight is loaded.model.embed_tokens.weight) == tied
+    assert read_processing(out) == processing
+    assert load_tokenizer(out).digest == load_tokenizer(TINY_TOKENIZER).digest
+    assert (out / "model.safetensors.index.json").exists() == (max_shard_bytes < 10**9)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def test_dtype_keeps_the_scans_parameters_in_float32(tmp_path: Path) -> None:
+    random_model().float().save_pretrained(tmp_path / "m")
+    model = from_pretrained(tmp_path / "m", dtype=torch.bfloat16)
+    for name, parameter in model.named_parameters():
+        small = name.rpartition(".")[2] in ("A_log", "D", "dt_bias", "alpha")
+        assert parameter.dtype == (torch.float32 if small else torch.bfloat16), name
+
+
+def test_saving_again_replaces_and_other_directories_are_safe(tmp_path: Path) -> None:
+    random_model(1).float().save_pretrained(tmp_path / "m")
+    second = random_model(2).float()
+    second.save_pretrained(tmp_path / "m")
+    assert same_state(from_pretrained(tmp_path / "m"), second)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "diary.txt").write_text("mine")
+    with pytest.raises(ValueError, match="not a checkpoint"):
+        second.save_pretrained(tmp_path / "notes")
+    assert (tmp_path / "notes" / "diary.txt").read_text() == "mine"
+
+
+def test_misfits_are_named(tmp_path: Path) -> None:
+    random_model().float().save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["model.norm.weight"]
+    tensors["stranger"] = torch.zeros(1)
+    tensors["model.layers.0.alpha"] = torch.zeros(2)
+    save_file(tensors, tmp_path / "model.safetensors")
+    expected = r"1 missing: model\.norm\.weight; 1 unexpected: stranger; .*alpha is \[2\], not \[1\]"
+    with pytest.raises(CheckpointMismatch, match=expected):
+        from_pretrained(tmp_path)
+
+
+def test_damaged_and_absent_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        from_pretrained(tmp_path)
+    random_model().float().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"garbage garbage")
+    with pytest.raises(ValueError, match="damaged"):
+        from_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="holds neither"):
+        from_pretrained(tmp_path)
+
+
+def qwen2_vl(directory: Path, tied: bool = False) -> None:
+    """A Qwen2-VL checkpoint of the test's size: a Vamba one without the new parts."""
+    random_model(tie_word_embeddings=tied).float().save_pretrained(directory)
+    tensors = {n: t for n, t in read_tensors(directory) if not re.search("cross_attn|vision_mixer|alpha", n)}
+    save_file(tensors, directory / "model.safetensors")
+    config = json.loads((directory / "config.json").read_text())
+    config["model_type"] = "qwen2_vl"
+    for key in ("vision_mamba_mixer_config", "use_alpha_balancing"):
+        del config[key]
+    (directory / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_conversion_from_qwen2_vl(tmp_path: Path, tied: bool) -> None:
+    qwen2_vl(tmp_path / "qwen", tied)
+    convert_qwen2_vl(tmp_path / "qwen", tmp_path / "vamba", mixer=CONFIG.mixer, seed=3, max_shard_bytes=30_000)
+    model = from_pretrained(tmp_path / "vamba")
+    source = dict(read_tensors(tmp_path / "qwen"))
+    state = model.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in source.items())
+    layer = model.model.hybrid_layers[1]
+    assert torch.equal(layer.cross_attn.q_proj.weight, layer.self_attn.q_proj.weight)
+    assert float(layer.alpha) == 0.5
+    assert same_state(layer.vision_mixer, random_model(3).float().model.hybrid_layers[1].vision_mixer)
+
+
+def test_conversion_of_an_incomplete_checkpoint_leaves_nothing(tmp_path: Path) -> None:
+    qwen2_vl(tmp_path / "qwen")
+    tensors = dict(read_tensors(tmp_path / "qwen"))
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, tmp_path / "qwen" / "model.safetensors")
+    with pytest.raises(CheckpointMismatch, match=r"lacks 1 tensors: model\.layers\.1\.mlp\.up_proj\.weight"):
+        convert_qwen2_vl(tmp_path / "qwen", tmp_path / "vamba", mixer=CONFIG.mixer)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["qwen"]
+
+
+def test_config_of_the_published_default_is_read(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2_vl"}))
+    assert read_config(tmp_path).hidden_size == 3584
