@@ -13,6 +13,8 @@ started again.
 
 from __future__ import annotations
 
+import importlib
+import math
 import os
 import signal
 import threading
@@ -23,6 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pipelines.ray_session import ray_session
 from pipelines.training.config import TrainingConfig
 from pipelines.training.run_directory import MetricsFollower, RunDirectory, run_directory
 from pipelines.training.session import TrainingData, open_training_data, train_rank
@@ -39,6 +42,11 @@ RAY_TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+# Where Ray is started for this job alone, nodes don't come and go, and idle processes only take cores from the workers.
+ONE_MACHINE_ENVIRONMENT = {
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_prestart_worker_first_driver": "0",
 }
 
 
@@ -85,54 +93,48 @@ def _resolved(config: TrainingConfig) -> TrainingConfig:
 
 def _train_on_ray(config: TrainingConfig, directory: RunDirectory, progress: _Progress) -> None:
     """Run the worker group to its end. Raises TrainingFailedError."""
-    for name, value in RAY_TRAIN_ENVIRONMENT.items():
+    address = os.environ.get("RAY_ADDRESS") or None
+    for name, value in (RAY_TRAIN_ENVIRONMENT | ({} if address else ONE_MACHINE_ENVIRONMENT)).items():
         os.environ.setdefault(name, value)
-    import ray
-
-    started_here = not ray.is_initialized()
-    if started_here:
-        _start_ray(config)
+    # Ray's processes take seconds to start, and so does importing torch: both at once.
+    importing = threading.Thread(target=importlib.import_module, args=("torch",), daemon=True)
+    importing.start()
+    needed = math.ceil(config.workers.num_workers * config.workers.cpus)
     errors: list[BaseException] = []
 
     def fit() -> None:
         try:
-            _trainer(config, directory).fit()
+            _trainer(config, directory, one_machine=address is None).fit()
         except BaseException as error:
             errors.append(error)
 
-    fitting = threading.Thread(target=fit, name="ray-train", daemon=True)
-    fitting.start()
-    try:
+    with ray_session(address, None if address else max(os.cpu_count() or 1, needed)):
+        importing.join()
+        fitting = threading.Thread(target=fit, name="ray-train", daemon=True)
+        fitting.start()
         while fitting.is_alive():
             fitting.join(timeout=0.25)
             progress.show()
-    finally:
-        if started_here:
-            ray.shutdown()
     if errors:
         raise TrainingFailedError(_reason(errors[0])) from errors[0]
 
 
-def _start_ray(config: TrainingConfig) -> None:
-    import ray
-
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False)
-        return
-    workers = config.workers
-    num_cpus = max(os.cpu_count() or 1, int(workers.num_workers * workers.cpus + 0.999))
-    ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-
-
-def _trainer(config: TrainingConfig, directory: RunDirectory) -> Any:
+def _trainer(config: TrainingConfig, directory: RunDirectory, *, one_machine: bool) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
+
+    class LeanTrainer(TorchTrainer):
+        """Without the actor that frees the resources of a dead controller: our Ray ends with this process anyway."""
+
+        def _create_default_callbacks(self) -> list[Any]:
+            kept = super()._create_default_callbacks()
+            return [callback for callback in kept if type(callback).__name__ != "PlacementGroupCleanerCallback"]
 
     workers = config.workers
     use_gpu = workers.device == "cuda"
     resources = {"CPU": workers.cpus, **({"GPU": 1} if use_gpu else {})}
     scaling = ScalingConfig(num_workers=workers.num_workers, use_gpu=use_gpu, resources_per_worker=resources)
-    return TorchTrainer(
+    return (LeanTrainer if one_machine else TorchTrainer)(
         train_worker,
         train_loop_config={"config": config, "directory": str(directory.root)},
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),

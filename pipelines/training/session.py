@@ -28,8 +28,8 @@ from vamba.data.plan import DataPlan
 from vamba.data.reader_config import plan_items
 
 if TYPE_CHECKING:
-    from torch import nn
-
+    from vamba.model.config import ModelConfig
+    from vamba.model.vamba import VambaForConditionalGeneration
     from vamba.train.state import TrainState
     from vamba.train.step import StepResult
 
@@ -77,7 +77,7 @@ def tokenizer_directory(config: TrainingConfig) -> Path:
     return Path(str(files("vamba"))) / TINY_TOKENIZER
 
 
-def build_model(config: TrainingConfig) -> nn.Module:
+def build_model(config: TrainingConfig) -> VambaForConditionalGeneration:
     """The whole model on the CPU: read from `init_from` (a directory by now), or initialised from the seed."""
     if config.model.init_from:
         from vamba.model.pretrained import from_pretrained
@@ -91,7 +91,17 @@ def build_model(config: TrainingConfig) -> nn.Module:
     return model
 
 
-def model_config(config: TrainingConfig) -> Any:
+def build_model_shell(config: TrainingConfig) -> VambaForConditionalGeneration:
+    """The run's architecture without memory behind it (torch's meta device): names and sizes to count."""
+    import torch
+
+    from vamba.model.vamba import VambaForConditionalGeneration
+
+    with torch.device("meta"):
+        return VambaForConditionalGeneration(model_config(config))
+
+
+def model_config(config: TrainingConfig) -> ModelConfig:
     """The architecture of the preset with the overrides applied (of `init_from`, its own)."""
     from vamba.model.config import ModelConfig
     from vamba.model.presets import PRESETS
@@ -119,6 +129,7 @@ def build_state(config: TrainingConfig, data: TrainingData) -> TrainState:
     model = build_model(config)
     select_trainable(model, config.train.trainable, config.train.expected_trainable)
     mesh = build_mesh(device.type, config.parallel)
+    model.set_activation_checkpointing(config.parallel.activation_checkpointing)
     shard_model(model.to(device), mesh, config.parallel)
     model.train()
     return TrainState(

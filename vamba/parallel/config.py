@@ -15,11 +15,13 @@ class ParallelConfig:
         and saves the memory of a whole model; pointless for models that fit many times over.
     min_unit_parameters: modules with fewer parameters are gathered with the root instead of on their own: below
         about a million parameters a collective's latency costs more than it hides.
+    activation_checkpointing: keep only every layer's inputs for the backward pass and compute the rest again.
     compute_dtype: of gathered parameters and activations. Master weights, gradients' reduction and optimizer state
         stay float32, and so do A_log, D, dt_bias, alpha and norm weights in compute.
     """
 
     replicate: int = 1
+    activation_checkpointing: bool = False
     reshard_after_forward: bool = True
     min_unit_parameters: int = 0
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
