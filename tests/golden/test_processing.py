@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.golden.case import ROOT, load_case
-from vamba.assets import TINY_TOKENIZER
+from vamba.assets.paths import TINY_TOKENIZER
 from vamba.data.frames import FrameProcessing, num_video_tokens, output_size, patchify
 from vamba.data.text import encode_conversation, encode_prompt, load_tokenizer
 

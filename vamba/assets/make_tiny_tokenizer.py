@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vamba.assets import TINY_TOKENIZER
+from vamba.assets.paths import TINY_TOKENIZER
 
 if TYPE_CHECKING:
     import tokenizers

@@ -73,11 +73,15 @@ def encode_video(
 def encode_video_stream(
     model: VambaForConditionalGeneration, pieces: Iterable[tuple[np.ndarray | Tensor, Grid]]
 ) -> VideoMemory:
-    """The memory of one video from consecutive pieces of whole frame pairs, all of one frame size."""
+    """The memory of one video from consecutive pieces of whole frame pairs; ValueError when they differ in size."""
 
     def numbered() -> Iterator[_Piece]:
         before = 0
+        first: Grid | None = None
         for patches, grid in pieces:
+            first = first or grid
+            if grid[1:] != first[1:]:
+                raise ValueError(f"the pieces of a video change size: {grid[1:]} patches after {first[1:]}")
             yield torch.as_tensor(patches), grid, before
             before += grid[0]
 

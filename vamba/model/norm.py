@@ -1,4 +1,4 @@
-"""RMSNorm computed in float32, whatever the stream's dtype."""
+"""Norms computed in float32 or wider, whatever the dtype of the stream and of the weights."""
 
 from __future__ import annotations
 
@@ -16,3 +16,12 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         return F.rms_norm(wide, self.weight.shape, eps=self.eps).to(x.dtype) * self.weight.to(x.dtype)
+
+
+class LayerNorm(nn.LayerNorm):
+    """torch's, for streams of lower precision than its weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        weight, bias = self.weight.to(wide), self.bias.to(wide)
+        return F.layer_norm(x.to(wide), self.normalized_shape, weight, bias, self.eps).to(x.dtype)

@@ -152,7 +152,7 @@ class VambaForConditionalGeneration(nn.Module):
         )
 
     def encode_video(
-        self, patches: np.ndarray | Tensor, grid_thw: Grid | Sequence[Grid], *, chunk_tokens: int = 8192
+        self, patches: np.ndarray | Tensor, grid_thw: Grid | Sequence[Grid], *, chunk_tokens: int = 4096
     ) -> VideoMemory:
         """Run the video side once: what every layer's text will read. Same result for any `chunk_tokens`."""
         return video_memory.encode_video(self, patches, grid_thw, chunk_tokens=chunk_tokens)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vamba.data.batch import TowerLayout
 from vamba.model.config import VisionConfig
+from vamba.model.norm import LayerNorm
 from vamba.model.positions import Rotary, patch_rotary, rotate
 
 _EPS = 1e-6
@@ -71,8 +72,8 @@ class VisionMLP(nn.Module):
 class VisionBlock(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(config.embed_dim, eps=_EPS)
-        self.norm2 = nn.LayerNorm(config.embed_dim, eps=_EPS)
+        self.norm1 = LayerNorm(config.embed_dim, eps=_EPS)
+        self.norm2 = LayerNorm(config.embed_dim, eps=_EPS)
         self.attn = VisionAttention(config)
         self.mlp = VisionMLP(config)
 
@@ -87,7 +88,7 @@ class PatchMerger(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.width = config.embed_dim * config.spatial_merge_size**2
-        self.ln_q = nn.LayerNorm(config.embed_dim, eps=_EPS)
+        self.ln_q = LayerNorm(config.embed_dim, eps=_EPS)
         self.mlp = nn.Sequential(
             nn.Linear(self.width, self.width), nn.GELU(), nn.Linear(self.width, config.hidden_size)
         )

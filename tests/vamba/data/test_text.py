@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from vamba.assets import TINY_TOKENIZER
+from vamba.assets.paths import TINY_TOKENIZER
 from vamba.assets.make_tiny_tokenizer import SPECIAL_TOKENS, write
 from vamba.data.text import IGNORE_LABEL, Tokenizer, encode_conversation, encode_prompt, load_tokenizer
 
@@ -125,7 +125,7 @@ def test_foreign_vocabulary_is_refused(tmp_path: Path) -> None:
 
 def test_reading_text_loads_neither_torch_nor_transformers() -> None:
     code = (
-        "import sys; from vamba.assets import TINY_TOKENIZER; from vamba.data.text import load_tokenizer; "
+        "import sys; from vamba.assets.paths import TINY_TOKENIZER; from vamba.data.text import load_tokenizer; "
         "load_tokenizer(TINY_TOKENIZER); import vamba.data.frames; "
         "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )

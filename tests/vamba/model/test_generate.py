@@ -93,3 +93,9 @@ def test_memory_of_a_stream() -> None:
 def test_grid_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="10 patches"):
         random_model().encode_video(np.zeros((10, 1176), np.float32), (1, 4, 4))
+
+
+def test_stream_that_changes_size_is_refused() -> None:
+    pieces = [(np.zeros((16, 1176), np.float32), (1, 4, 4)), (np.zeros((24, 1176), np.float32), (1, 4, 6))]
+    with pytest.raises(ValueError, match="change size"):
+        random_model().encode_video_stream(pieces)

@@ -22,7 +22,7 @@ def test_published_ranges_of_the_new_parts() -> None:
         assert layer.alpha is not None
         assert layer.vision_mixer is not None
         mixer = layer.vision_mixer.mixer
-        assert float(layer.alpha) == 0.5
+        assert layer.alpha.item() == 0.5
         assert ((mixer.A_log.exp() >= 1) & (mixer.A_log.exp() <= 16)).all()
         dt = torch.nn.functional.softplus(mixer.dt_bias)
         assert ((dt >= 0.99e-3) & (dt <= 0.101)).all()

@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from vamba.assets import TINY_TOKENIZER
+from vamba.assets.paths import TINY_TOKENIZER
 from vamba.data.text import load_tokenizer
 from vamba.model.presets import PRESETS
 from vamba.model.vamba import VambaForConditionalGeneration

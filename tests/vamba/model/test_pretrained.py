@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.vamba.model.samples import CONFIG, random_model
-from vamba.assets import TINY_TOKENIZER
+from vamba.assets.paths import TINY_TOKENIZER
 from vamba.data.frames import FrameProcessing
 from vamba.data.text import load_tokenizer
 from vamba.model.convert import convert_qwen2_vl
