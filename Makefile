@@ -30,9 +30,12 @@ demo: setup ## the whole job on this machine: generate, ingest, train, kill, res
 	@$(QUIET) $(PY) -m jobs.demo
 
 # Tests that start Ray or several gloo processes want the machine for themselves, so they run after the others, one by one.
+# Both parts run, also when the first one fails.
 test: setup ## every test that needs no GPU
-	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not ray and not distributed and not gpu" tests
-	$(PYTEST) -m "(ray or distributed) and not gpu" tests
+	@status=0; set -x; \
+	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not ray and not distributed and not gpu" tests || status=$$?; \
+	$(PYTEST) -m "(ray or distributed) and not gpu" tests || status=$$?; \
+	{ set +x; } 2>/dev/null; exit $$status
 
 test-fast: setup ## the tests without Ray, gloo processes and long runs
 	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not ray and not distributed and not gpu and not slow" $(T)
