@@ -1,9 +1,10 @@
 """From a recipe to one frozen, validated tree of dataclasses.
 
-Layers are merged in a fixed order, later ones win: recipe (`jobs/configs/NAME.yaml`) → `--config FILE` → the command's own
-arguments → `--set a.b=c`. Every layer is checked for unknown keys by itself, so an error names the layer it came from. pydantic
-then builds the dataclasses, which live beside the components they configure, and `validate` applies the rules that no
-single component can see. The resolved tree prints as YAML, is stored with every run, and its digest names it.
+Layers are merged in a fixed order, later ones win: recipe (`jobs/configs/NAME.yaml`) → `--config FILE` → the
+command's own arguments → `--set a.b=c`. Every layer is checked for unknown keys by itself, so an error names the
+layer it came from. pydantic then builds the dataclasses, which live beside the components they configure, and
+`validate` applies the rules that no single component can see. The resolved tree prints as YAML, is stored with every
+run, and its digest names it.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ def recipe_layer(name: str) -> Layer:
     if not path.exists():
         known = [candidate.stem for candidate in RECIPES.glob("*.yaml")]
         raise ConfigError(
-            f"There is no recipe {name!r}{_suggestion(name, known)}. Known recipes: {', '.join(sorted(known)) or 'none'}; "
-            "a file of your own is given by its path, ending in .yaml."
+            f"There is no recipe {name!r}{_suggestion(name, known)}. Known recipes: "
+            f"{', '.join(sorted(known)) or 'none'}; a file of your own is given by its path, ending in .yaml."
         )
     return Layer(name=f"recipe {name}", tree=_read(path))
 
@@ -155,7 +156,8 @@ def _unknown_keys(kind: type, tree: Mapping[str, Any], prefix: str = "") -> Iter
     for key, value in tree.items():
         path = f"{prefix}{key}"
         if key not in known:
-            yield f"There is no setting `{path}`{_suggestion(str(key), list(known), prefix) or _elsewhere(kind, str(key))}"
+            advice = _suggestion(str(key), list(known), prefix) or _elsewhere(kind, str(key))
+            yield f"There is no setting `{path}`{advice}"
             continue
         nested = _dataclass_in(known[key])
         if nested and isinstance(value, Mapping):

@@ -19,8 +19,8 @@ def _replicas_divide_workers(config: object) -> None:
         return
     if workers.num_workers % parallel.replicate:
         raise ValueError(
-            f"`parallel.replicate` is {parallel.replicate} and `workers.num_workers` is {workers.num_workers}: every group of a "
-            "sharded copy has the same size, so the workers must be a multiple of the groups."
+            f"`parallel.replicate` is {parallel.replicate} and `workers.num_workers` is {workers.num_workers}: "
+            "every group of a sharded copy has the same size, so the workers must be a multiple of the groups."
         )
 
 
@@ -35,6 +35,6 @@ def _frames_fit_the_tower(config: object) -> None:
                       ("merge_size", "spatial_merge_size")):  # fmt: skip
         if read in vision and vision[read] != getattr(frames, cut):
             raise ValueError(
-                f"`reader.frames.{cut}` is {getattr(frames, cut)} and `model.overrides.vision_config.{read}` is {vision[read]}: "
-                "set both to the same value."
+                f"`reader.frames.{cut}` is {getattr(frames, cut)} and `model.overrides.vision_config.{read}` "
+                f"is {vision[read]}: set both to the same value."
             )

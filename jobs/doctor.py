@@ -1,7 +1,7 @@
 """The examination behind `vamba doctor`: one finding per thing a job may need.
 
-States: "ok"; "missing" for what is optional and not there; "BROKEN" for what every job needs. Every finding that is not ok says
-what to do.
+States: "ok"; "missing" for what is optional and not there; "BROKEN" for what every job needs. Every finding that is
+not ok says what to do.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     ReportInputs (names of runs, dataset, evaluations, version) ──facts──> sections ──> report.html, written atomically
 
-Whatever is not given is left out. Pictures are embedded, charts are inline SVG, and the page follows the reader's light or
-dark setting.
+Whatever is not given is left out. Pictures are embedded, charts are inline SVG, and the page follows the reader's
+light or dark setting.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class ReportInputs:
     """What goes into a report.
 
     out: the file to write. runs: names or directories, in the order they were trained. data: URI of the dataset.
-    evaluations: names or paths of results; the newest one and the newest control are shown. promoted: models:/NAME@alias or
+    evaluations: names or paths of results; the newest one and the newest control are shown. promoted:
+    models:/NAME@alias or
     models:/NAME/VERSION. video: sample shown as contact sheet, the longest one by default.
     """
 
@@ -123,7 +124,8 @@ def _tiles(
     resumes = sum(len(run.resumes) for run in runs)
     if runs and resumes:
         difference = max(run.max_difference for run in runs)
-        text = f"kills survived; largest |Δ loss| of the {sum(len(run.replayed) for run in runs)} steps trained again: {difference:g}"
+        replayed = sum(len(run.replayed) for run in runs)
+        text = f"interruptions survived; largest |Δ loss| of the {replayed} steps trained again: {difference:g}"
         tiles.append(html.tile(str(resumes), text, good=difference == 0))
     elif runs:
         tiles.append(html.tile(f"{sum(len(run.losses) for run in runs):,}", "training steps"))

@@ -92,8 +92,8 @@ def send(submission: Submission) -> str:
         )
     except (ConnectionError, RuntimeError) as error:
         raise ConnectionError(
-            f"The cluster at {submission.address} can't take the job: {' '.join(str(error).split())[:300]} Check the address, and "
-            "that RAY_AUTH_MODE (and the token) are what the cluster was started with."
+            f"The cluster at {submission.address} can't take the job: {' '.join(str(error).split())[:300]} "
+            "Check the address, and that RAY_AUTH_MODE (and the token) are what the cluster was started with."
         ) from error
 
 

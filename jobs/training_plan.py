@@ -34,10 +34,14 @@ def describe_training(config: TrainingConfig) -> dict[str, str]:
 
 
 def _parameters(config: TrainingConfig) -> dict[str, str]:
-    from pipelines.training.session import build_model_shell
+    import torch
+
+    from pipelines.training.session import model_config
+    from vamba.model.vamba import VambaForConditionalGeneration
     from vamba.train.trainable import select_trainable
 
-    model = build_model_shell(config)
+    with torch.device("meta"):
+        model = VambaForConditionalGeneration(model_config(config))
     select_trainable(model, config.train.trainable, config.train.expected_trainable)
     total, trained = _count(model)
     shards = config.workers.num_workers // config.parallel.replicate
@@ -45,7 +49,8 @@ def _parameters(config: TrainingConfig) -> dict[str, str]:
     return {
         "start": config.model.init_from or f"preset {config.model.preset}, initialised from seed {config.train.seed}",
         "parameters": f"{total:,}, of which {trained:,} are trained",
-        "workers": f"{config.workers.num_workers} on {config.workers.device}, {config.parallel.replicate} replica(s) of {shards} shard(s)",
+        "workers": f"{config.workers.num_workers} on {config.workers.device}, {config.parallel.replicate} "
+        "replica(s) of {shards} shard(s)",
         "weights and optimizer": f"{state_bytes / 1024**3:.2f} GiB per worker, activations not counted",
     }
 

@@ -53,6 +53,8 @@ def ask(
         return
     print(reply.text)
     SESSION.note(
-        f"{reply.duration_s:.0f} s of video, {reply.num_frames} frames, {reply.num_video_tokens} video tokens: decoded in "
-        f"{reply.decode_s:.1f} s, encoded in {reply.encode_s:.1f} s, answered in {reply.answer_s:.2f} s by {reply.model}"
+        f"{reply.duration_s:.0f} s of video, {reply.num_frames} frames, {reply.num_video_tokens} video tokens: "
+        "decoded in "
+        f"{reply.decode_s:.1f} s, encoded in {reply.encode_s:.1f} s, answered in {reply.answer_s:.2f} s by "
+        f"{reply.model}"
     )

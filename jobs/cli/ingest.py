@@ -37,7 +37,8 @@ def ingest(
 ) -> None:
     """Decode videos into WebDataset shards with a Parquet manifest, on Ray Data.
 
-    What can't be decoded is listed in failures.parquet with its reason. The same command continues an unfinished ingest.
+    What can't be decoded is listed in failures.parquet with its reason. The same command continues an unfinished
+    ingest.
 
     \b
     Example:
@@ -63,7 +64,8 @@ def ingest(
         _print_summary(summary)
     if summary.budget_passed:
         SESSION.note(
-            f"more than {resolved.max_failure_fraction:.0%} of the videos failed (max_failure_fraction); the dataset holds the rest"
+            f"more than {resolved.max_failure_fraction:.0%} of the videos failed (max_failure_fraction); the "
+            "dataset holds the rest"
         )
         raise typer.Exit(REFUSED)
 

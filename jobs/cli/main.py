@@ -1,8 +1,9 @@
 """Entry point of the `vamba` command: the list of verbs, the global options, and what happens to an error.
 
-`vamba --help` must stay fast, so a verb's file imports nothing beyond typer and the standard library until it runs. Every
-error a user can meet ends here: one paragraph on stderr and an exit code (0 done, 1 failed, 2 bad configuration, 3 failure
-budget passed or gate refused, 75 preempted, 130 interrupted); `--debug` shows the traceback.
+`vamba --help` must stay fast, so a verb's file imports nothing beyond typer and the standard library until it runs.
+Every
+error a user can meet ends here: one paragraph on stderr and an exit code (0 done, 1 failed, 2 bad configuration, 3
+failure budget passed or gate refused, 75 preempted, 130 interrupted); `--debug` shows the traceback.
 """
 
 from __future__ import annotations

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+_PLAIN_WIDTH = 160
 
 
 def print_json(value: Any) -> None:
@@ -27,7 +30,12 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[object]], *, titl
         column.overflow = "fold"
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
-    Console(highlight=False, soft_wrap=False).print(table)
+    # Without a terminal there is no width to respect: a log or a file takes whole lines.
+    width = None if sys.stdout.isatty() else _PLAIN_WIDTH
+    console = Console(highlight=False, markup=False, width=width)
+    with console.capture() as capture:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
 def print_pairs(title: str, pairs: Mapping[str, object]) -> None:

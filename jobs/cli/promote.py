@@ -63,7 +63,8 @@ def _print(outcome: PromotionOutcome, *, dry_run: bool) -> None:
     if dry_run:
         verdict = f"{version} would {'pass' if outcome.passed else 'be refused'}; nothing was changed."
     elif not outcome.passed:
-        verdict = f"Refused: {len(outcome.report.failed)} of {len(outcome.report.checks)} checks failed; {outcome.alias} stays."
+        counts = f"{len(outcome.report.failed)} of {len(outcome.report.checks)} checks failed"
+        verdict = f"Refused: {counts}; {outcome.alias} stays where it is."
     elif outcome.moved:
         verdict = f"{outcome.uri} is now {version}."
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -68,7 +68,7 @@ def show(run: Annotated[str, typer.Argument(help="Name of a run, or its director
     if path is None:
         raise ValueError(f"There is no run {run!r}. `vamba runs` lists them.")
     overview = _overview(path)
-    status = "finished" if overview["state"] == "finished" else "preempted"
+    status: Literal["finished", "preempted"] = "finished" if overview["state"] == "finished" else "preempted"
     summary = summarize(RunDirectory(path), status, overview["num_steps"] or overview["step"])
     if json:
         print_json({**overview, "lineage": run_lineage(path), "summary": summary})

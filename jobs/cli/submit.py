@@ -53,8 +53,8 @@ def submit(
         code = follow(submission, identity, print)
     except KeyboardInterrupt:
         SESSION.note(
-            f"detached: {identity} goes on. Come back with `ray job logs --follow --address {to} {identity}`, end it with "
-            f"`ray job stop --address {to} {identity}`."
+            f"detached: {identity} goes on. Come back with `ray job logs --follow --address {to} {identity}`, "
+            f"end it with `ray job stop --address {to} {identity}`."
         )
         raise typer.Exit(0) from None
     if code:

@@ -32,8 +32,8 @@ def train(
 ) -> None:
     """Train a model under Ray Train with FSDP2, tracked in MLflow.
 
-    Killed or stopped at any moment, the same command resumes from the newest checkpoint at the exact next sample. Ctrl-C and
-    SIGTERM save a checkpoint first and exit with 75.
+    Killed or stopped at any moment, the same command resumes from the newest checkpoint at the exact next sample.
+    Ctrl-C and SIGTERM save a checkpoint first and exit with 75.
 
     \b
     Example:

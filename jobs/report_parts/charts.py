@@ -1,4 +1,5 @@
-"""Charts as inline SVG, drawn by hand: no script, no font, no request. Colours are classes that the page's style defines.
+"""Charts as inline SVG, drawn by hand: no script, no font, no request. Colours are classes that the page's style
+defines.
 
 Coordinates are pixels of the view box; the page scales it to its width.
 """
@@ -20,7 +21,7 @@ _MAX_POINTS = 1500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """A row of the accuracy chart. value, control: 0 to 1, control None where it was not measured. note: behind the bar."""
+    """A row of the accuracy chart. value, control: 0 to 1; control is None where not measured. note: beside the bar."""
 
     label: str
     value: float
@@ -30,7 +31,7 @@ class Bar:
 
 
 def loss_chart(run: RunFacts) -> str:
-    """Loss by step: every step faint, its running mean strong, resumes marked, replayed points of killed attempts ringed."""
+    """Loss by step: every step faint, its mean strong, resumes marked, replayed points ringed."""
     if not run.losses:
         return "<p>No step was recorded.</p>"
     last_step = run.losses[-1][0]
@@ -43,7 +44,7 @@ def loss_chart(run: RunFacts) -> str:
     parts.append(_line(_thinned(run.losses), x, y, "raw"))
     parts.append(_line(_thinned(_smoothed(run.losses)), x, y, "curve"))
     parts += [
-        f'<circle class="replayed" cx="{x(step):.1f}" cy="{y(loss):.1f}" r="3.6"/>' for step, loss in run.replayed
+        f'<circle class="replayed" cx="{x(step):.1f}" cy="{y(loss):.1f}" r="2.8"/>' for step, loss in run.replayed
     ]
     title = f"Loss of run {escape(run.name)} over {last_step} steps"
     return _svg(_WIDTH, _HEIGHT, title, parts)
@@ -65,23 +66,22 @@ def accuracy_chart(bars: Sequence[Bar], chance: float | None) -> str:
     if chance is not None:
         position = x(chance)
         parts.append(f'<line class="chance" x1="{position:.1f}" y1="{top - 10}" x2="{position:.1f}" y2="{bottom}"/>')
-        parts.append(
-            f'<text class="chance-label" x="{position:.1f}" y="{top - 16}" text-anchor="middle">chance {chance:.0%}</text>'
-        )
+        place = f'x="{position:.1f}" y="{top - 16}" text-anchor="middle"'
+        parts.append(f'<text class="chance-label" {place}>chance {chance:.0%}</text>')
     return _svg(_WIDTH, height, "Accuracy by video length, with the shuffled-video control", parts)
 
 
 def _bar_rows(bar: Bar, top: float, x: Callable[[float], float]) -> list[str]:
+    start, width = x(0), max(x(bar.value) - x(0), 1)
     parts = [
-        f'<text class="label" x="{x(0) - 14:.1f}" y="{top + 25}" text-anchor="end">{escape(bar.label)}</text>',
-        f'<rect class="bar" x="{x(0):.1f}" y="{top + 8}" width="{max(x(bar.value) - x(0), 1):.1f}" height="22" rx="3"/>',
+        f'<text class="label" x="{start - 14:.1f}" y="{top + 25}" text-anchor="end">{escape(bar.label)}</text>',
+        f'<rect class="bar" x="{start:.1f}" y="{top + 8}" width="{width:.1f}" height="22" rx="3"/>',
     ]
     if bar.stderr:
         low, high = x(max(0.0, bar.value - bar.stderr)), x(min(1.0, bar.value + bar.stderr))
         middle = top + 19
-        parts.append(
-            f'<path class="whisker" d="M{low:.1f} {middle}H{high:.1f}M{low:.1f} {middle - 5}v10M{high:.1f} {middle - 5}v10"/>'
-        )
+        ends = f"M{low:.1f} {middle - 5}v10M{high:.1f} {middle - 5}v10"
+        parts.append(f'<path class="whisker" d="M{low:.1f} {middle}H{high:.1f}{ends}"/>')
     if bar.control is not None:
         width = max(x(bar.control) - x(0), 1)
         parts.append(f'<rect class="control" x="{x(0):.1f}" y="{top + 33}" width="{width:.1f}" height="10" rx="2"/>')
@@ -109,15 +109,16 @@ def _axes(
 
 
 def _resume_mark(from_step: int, reached_step: int, attempt: int, x: Callable[[float], float]) -> str:
-    """The steps that were trained again as a band, the kill as a line at its right edge."""
+    """The steps that were trained again as a band, the interruption as a line at its right edge."""
     left, right = x(from_step), x(max(reached_step, from_step))
     anchor, edge = ("end", right - 6) if right > _WIDTH - 300 else ("start", right + 6)
+    width, height = max(right - left, 1), _HEIGHT - _BOTTOM - _TOP + 8
     label_y = _TOP - 16 if attempt % 2 == 0 else _TOP
     return (
-        f'<rect class="band" x="{left:.1f}" y="{_TOP - 8}" width="{max(right - left, 1):.1f}" height="{_HEIGHT - _BOTTOM - _TOP + 8}"/>'
+        f'<rect class="band" x="{left:.1f}" y="{_TOP - 8}" width="{width:.1f}" height="{height}"/>'
         f'<line class="resume" x1="{right:.1f}" y1="{label_y - 10}" x2="{right:.1f}" y2="{_HEIGHT - _BOTTOM}"/>'
         f'<text class="resume-label" x="{edge:.1f}" y="{label_y}" text-anchor="{anchor}">'
-        f"killed at step {reached_step}, attempt {attempt} resumed from {from_step}</text>"
+        f"interrupted at step {reached_step}, attempt {attempt} resumed from {from_step}</text>"
     )
 
 
@@ -129,11 +130,11 @@ def _line(
 
 
 def _smoothed(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Mean over the last steps; short runs are averaged over fewer."""
+    """Mean over the steps around each; short runs are averaged over fewer."""
     span = max(1, min(_SMOOTHING_STEPS, len(points) // 10))
     result = []
     for index, (step, _) in enumerate(points):
-        window = [value for _, value in points[max(0, index - span + 1) : index + 1]]
+        window = [value for _, value in points[max(0, index - span // 2) : index + span // 2 + 1]]
         result.append((step, sum(window) / len(window)))
     return result
 

@@ -1,7 +1,7 @@
 """Frames of a dataset's longest video, small, with their timestamps: what the model was shown.
 
-The video is cut into equal spans and each is represented by the frame that differs most from the whole video's mean picture,
-so that short events are seen and not only what surrounds them.
+The video is cut into equal spans and each is represented by the frame that differs most from the whole video's mean
+picture, so that short events are seen and not only what surrounds them.
 """
 
 from __future__ import annotations

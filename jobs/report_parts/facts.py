@@ -1,7 +1,7 @@
 """What a report tells, read from the files that the jobs left behind: runs, dataset, evaluations, promotion decision.
 
-Nothing here draws. A run's curve holds, for every step, the loss that counts (of the last attempt that trained it), and apart
-from it the points of killed attempts that were trained again.
+Nothing here draws. A run's curve holds, for every step, the loss that counts (of the last attempt that trained it),
+and apart from it the points of interrupted attempts that were trained again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ class Resume:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
-    """A run's curve and its history. losses and replayed: (step, loss). max_difference: largest |Δ loss| of replayed steps."""
+    """A run's curve and its history. losses, replayed: (step, loss). max_difference: largest |Δ loss| of the replayed.
+
+    num_tokens: text and video, of every step once. wall_s: from the first recorded step to the last.
+    """
 
     name: str
     directory: Path

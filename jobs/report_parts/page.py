@@ -1,4 +1,4 @@
-"""The report's sections as HTML. Every text that comes from a file is escaped; nothing refers to anything outside the page."""
+"""The report's sections as HTML. Text that comes from files is escaped; nothing refers to anything outside the page."""
 
 from __future__ import annotations
 
@@ -59,11 +59,12 @@ def training_section(runs: Sequence[RunFacts]) -> str:
         if run.resumes:
             exact = "bit-identical" if run.max_difference == 0 else f"largest difference {run.max_difference:.3g}"
             parts.append(
-                f"<p>Resumed {len(run.resumes)} times; {len(run.replayed)} steps were trained again from the checkpoint, their losses "
-                f"{exact}.</p>"
+                f"<p>Resumed {len(run.resumes)} times; {len(run.replayed)} steps were trained again from the "
+                f"checkpoint, their losses {exact}.</p>"
             )
     legend = (
-        '<div class="legend"><span><i class="i-curve"></i>running mean</span><span><i class="i-raw"></i>every step</span>'
+        '<div class="legend"><span><i class="i-curve"></i>running mean</span>'
+        '<span><i class="i-raw"></i>every step</span>'
         '<span><i class="i-ring"></i>first computation of a step that was trained again</span>'
         '<span><i class="i-band"></i>steps after the checkpoint, trained again</span></div>'
     )
@@ -91,9 +92,10 @@ def evaluation_section(result: EvaluationResult | None, control: EvaluationResul
         '<span><i class="i-control"></i>control: the same questions about another video</span></div>'
     )
     introduction = (
-        f"Protocol {result.protocol}, dataset {result.dataset}, split {result.split}: multiple choice, each video encoded once. "
-        f"Coverage {result.coverage:.0%} of {result.num_questions} questions. Whiskers are standard errors clustered by video, where "
-        "there is more than one video."
+        f"Protocol {result.protocol}, dataset {result.dataset}, split {result.split}: multiple choice, each "
+        "video encoded once. "
+        f"Coverage {result.coverage:.0%} of {result.num_questions} questions. Whiskers are standard errors "
+        "clustered by video, where there is more than one video."
     )
     rows = [
         (
@@ -122,12 +124,12 @@ def sheet_section(sheet: ContactSheet | None) -> str:
     if sheet is None:
         return ""
     figures = "".join(
-        f'<figure><img src="{thumbnail.data_uri}" alt="frame at {thumbnail.time}"><figcaption>{thumbnail.time}</figcaption></figure>'
-        for thumbnail in sheet.thumbnails
+        f'<figure><img src="{item.data_uri}" alt="frame at {item.time}"><figcaption>{item.time}</figcaption></figure>'
+        for item in sheet.thumbnails
     )
     introduction = (
-        f"{sheet.video}: {clock(sheet.duration_s)}, {sheet.num_frames:,} frames stored. Of each of {len(sheet.thumbnails)} equal spans, the "
-        "frame that differs most from the video's median."
+        f"{sheet.video}: {clock(sheet.duration_s)}, {sheet.num_frames:,} frames stored. Of each of "
+        f"{len(sheet.thumbnails)} equal spans, the frame that differs most from the video's median."
     )
     return _section("The longest video, as sampled", introduction, f'<div class="sheet">{figures}</div>')
 

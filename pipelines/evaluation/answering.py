@@ -2,8 +2,8 @@
 
     JPEG frames ──decode, patchify (a piece at a time)──> patches ──encode──> VideoMemory ──generate_many──> text
 
-Used by `vamba evaluate` in this process, by its Ray replicas, and by `vamba ask`. A video goes through in pieces, so neither
-the pixels nor the patches of an hour are ever in memory at once.
+Used by `vamba evaluate` in this process, by its Ray replicas, and by `vamba ask`. A video goes through in pieces, so
+neither the pixels nor the patches of an hour are ever in memory at once.
 """
 
 from __future__ import annotations

@@ -11,8 +11,10 @@ class EvaluationConfig:
     """Which model answers which questions, and how.
 
     model: directory, run name, models:/NAME/VERSION or models:/NAME@alias. data: URI of an ingested dataset.
-    split: the samples whose conversations are asked. dataset: its name in metric names; empty takes the last part of `data`.
-    name: of the evaluation and its directory; empty derives one from what is evaluated, so that the same command continues.
+    split: the samples whose conversations are asked. dataset: its name in metric names; empty takes the last part of
+    `data`.
+    name: of the evaluation and its directory; empty derives one from what is evaluated, so that the same command
+    continues.
     protocol: how prompts are written and answers read; part of every metric's name.
     shuffle_videos: the control: every question is asked about another video than its own, so a model that looks is at
         chance. seed: of that assignment. num_control_videos: other videos that one video's questions are spread over.
@@ -20,7 +22,8 @@ class EvaluationConfig:
     num_questions: first so many questions only (0: all). categories: these only. Either marks the result as a subset.
     length_edges_s: limits of the video-length groups, in seconds, ascending.
     num_replicas: model replicas side by side, as Ray actors when above 1 or when `address` names a Ray cluster.
-    device: "cpu", "cuda", or "auto": a GPU where torch sees one. log_to_mlflow: also record the metrics on the model's run.
+    device: "cpu", "cuda", or "auto": a GPU where torch sees one. log_to_mlflow: also record the metrics on the
+    model's run.
     """
 
     model: str

@@ -2,10 +2,10 @@
 
 A model that answers from the video is then at chance; one that answers from the text alone scores as before. Two things
 make the control mean that. Videos are chosen without regard to the answers (choosing only videos with *other* answers
-would push a looking model below chance). And the questions of one video are spread over several others, because a dataset may
-hold a single hour-long video: asked all against one other video, its dozens of questions would share that video's few
-answers, and their mean would be luck. Among the other videos those of the nearest length are preferred, so that the
-model's input stays of the kind it would have seen.
+would push a looking model below chance). And the questions of one video are spread over several others, because a
+dataset may hold a single hour-long video: asked all against one other video, its dozens of questions would share that
+video's few answers, and their mean would be luck. Among the other videos those of the nearest length are preferred,
+so that the model's input stays of the kind it would have seen.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def assign_shuffled(
     """
     if len(videos) < 2:
         raise ValueError(
-            f"The shuffled-video control needs at least two readable videos in the split, and there are {len(videos)}: evaluate "
-            "a larger split, or leave the control out."
+            "The shuffled-video control needs at least two readable videos in the split, and there are "
+            f"{len(videos)}: evaluate a larger split, or leave the control out."
         )
     shown: dict[str, list[Question]] = {}
     for video in videos:

@@ -30,10 +30,12 @@ from pipelines.evaluation.results import Answer, AnswerLog, length_label, length
 from pipelines.evaluation.tracking import log_result
 from pipelines.storage import open_storage
 
+_QUESTION_COST_FRAMES = 8
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationProgress:
-    """Where the job is. frames: shown so far and in all. seconds_left: None before the first video is done."""
+    """Where the job is. seconds_left: None until two videos are done, because the first also waits for the model."""
 
     num_videos_done: int
     num_videos: int
@@ -85,8 +87,8 @@ def _claim(plan: EvaluationPlan) -> None:
         changed = [key for key, value in plan.identity.items() if known.get(key) != value]
         if changed:
             raise ValueError(
-                f"The evaluation {plan.name!r} in {plan.directory} is of something else: {', '.join(changed)} differ. Give this "
-                "one another --name, or none."
+                f"The evaluation {plan.name!r} in {plan.directory} is of something else: {', '.join(changed)} "
+                "differ. Give this one another --name, or none."
             )
         return
     storage.write_atomic(IDENTITY_NAME, json.dumps(plan.identity, indent=1).encode())
@@ -175,7 +177,7 @@ def _summarise(
 
 
 class _Ticker:
-    """Turns finished showings into progress; time left is judged by frames, which is what a video costs."""
+    """Turns finished showings into progress. Time left is judged by frames, which is what a video costs."""
 
     def __init__(
         self, plan: EvaluationPlan, remaining: Sequence[Showing], answers: Sequence[Answer], report: Progress | None
@@ -186,19 +188,23 @@ class _Ticker:
         self._num_questions = len(plan.questions)
         self._num_questions_done = len(answers)
         self._num_correct = sum(answer.correct for answer in answers)
-        self._frames_left = sum(showing.row.num_frames for showing in remaining)
-        self._frames_done = 0
-        self._started = time.monotonic()
+        self._cost_left = sum(_cost(showing) for showing in remaining)
+        self._cost_done = 0
+        self._first_done: float | None = None
 
     def advance(self, showing: Showing, answers: Sequence[Answer]) -> None:
         self._num_videos_done += 1
         self._num_questions_done += len(answers)
         self._num_correct += sum(answer.correct for answer in answers)
-        self._frames_done += showing.row.num_frames
-        self._frames_left -= showing.row.num_frames
+        self._cost_left -= _cost(showing)
+        seconds_left = None
+        if self._first_done is None:
+            self._first_done = time.monotonic()
+        else:
+            self._cost_done += _cost(showing)
+            seconds_left = (time.monotonic() - self._first_done) / self._cost_done * self._cost_left
         if self._report is None:
             return
-        seconds_per_frame = (time.monotonic() - self._started) / self._frames_done if self._frames_done else None
         self._report(
             EvaluationProgress(
                 num_videos_done=self._num_videos_done,
@@ -206,6 +212,11 @@ class _Ticker:
                 num_questions_done=self._num_questions_done,
                 num_questions=self._num_questions,
                 num_correct=self._num_correct,
-                seconds_left=None if seconds_per_frame is None else seconds_per_frame * self._frames_left,
+                seconds_left=seconds_left,
             )
         )
+
+
+def _cost(showing: Showing) -> int:
+    """Of showing a video and asking its questions, in frames."""
+    return showing.row.num_frames + _QUESTION_COST_FRAMES * len(showing.questions)

@@ -121,8 +121,8 @@ def _nothing_to_ask(config: EvaluationConfig, manifest: Manifest) -> str:
     counts = ", ".join(f"{split} {len(manifest.select(split))}" for split in ("train", "validation", "test"))
     wanted = f" in the categories {', '.join(config.categories)}" if config.categories else ""
     return (
-        f"Split {config.split!r} of {config.data} holds no multiple-choice question{wanted} (samples by split: {counts}). A "
-        "question is a conversation of one human turn answered by a single option letter."
+        f"Split {config.split!r} of {config.data} holds no multiple-choice question{wanted} (samples by split: "
+        f"{counts}). A question is a conversation of one human turn answered by a single option letter."
     )
 
 

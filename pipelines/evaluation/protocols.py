@@ -14,8 +14,8 @@ _LEAD_INS = ("the answer is", "answer:", "the option is ")
 def first_character(answer: str) -> str:
     """The character that protocol `vamba` takes for the answer, lower case; empty when nothing is left.
 
-    Lower-cased, the text after the last "the answer is", else after "answer:", else after "the option is " counts; in it
-    the first alphabetic character of any script, else the first character.
+    Lower-cased, the text after the last "the answer is", else after "answer:", else after "the option is " counts; in
+    it the first alphabetic character of any script, else the first character.
     """
     text = answer.lower().strip()
     for lead_in in _LEAD_INS:

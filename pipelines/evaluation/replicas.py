@@ -1,7 +1,7 @@
 """Model replicas as Ray actors, one per worker, for `num_replicas` above 1 or a cluster given by `address`.
 
-Each replica holds a model and reads its videos from storage by itself; only questions and texts travel. A replica that dies
-is restarted by Ray and its video is shown again, up to three times.
+Each replica holds a model and reads its videos from storage by itself; only questions and texts travel. A replica
+that dies is restarted by Ray and its video is shown again, up to three times.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipelines.evaluation.answering import Answerer, Reply
 from pipelines.evaluation.config import EvaluationConfig
@@ -47,10 +48,10 @@ def replies_from_replicas(
         actor = ray.remote(num_cpus=1, num_gpus=num_gpus, max_restarts=_MAX_RESTARTS, max_task_retries=_MAX_RESTARTS)(
             Replica
         )
-        replicas = [actor.remote(config, directory) for _ in range(min(config.num_replicas, len(showings)))]
+        replicas: list[Any] = [actor.remote(config, directory) for _ in range(min(config.num_replicas, len(showings)))]
         # Longest videos first, so that no replica is left alone with an hour at the end.
         waiting = sorted(showings, key=lambda showing: showing.row.num_frames)
-        running = {}
+        running: dict[Any, tuple[Any, Showing]] = {}
         for replica in replicas:
             showing = waiting.pop()
             running[replica.show.remote(showing)] = (replica, showing)

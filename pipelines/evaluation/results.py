@@ -2,9 +2,9 @@
 
     Answer ──AnswerLog.append──> answers.jsonl ──summarise──> Tally (overall, by category, by length) ──> metrics
 
-One line per question, written and synced when its video is done: a killed evaluation continues from the file. A Tally is
-accuracy with its N, its unparsed answers and a standard error clustered by video: questions about one video succeed or
-fail together, and counting them as independent would claim more than was measured.
+One line per question, written and synced when its video is done: a killed evaluation continues from the file. A Tally
+is accuracy with its N, its unparsed answers and a standard error clustered by video: questions about one video
+succeed or fail together, and counting them as independent would claim more than was measured.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class Answer:
     """What the model said to one question.
 
     question: its key. video: the one the question is about. shown: the one the model saw (another under the control).
-    duration_s: of `video`. answer: the right letter. prediction: the letter read, "" where none was found. raw: the text.
+    duration_s: of `video`. answer: the right letter. prediction: the letter read, "" where none was found. raw: the
+    text.
     """
 
     question: str

@@ -1,4 +1,4 @@
-"""An evaluation on the MLflow run of the model it measured: metrics under protocol names, the files, digests as tags."""
+"""An evaluation on the MLflow run of the model it measured: metrics under protocol names, files, digests as tags."""
 
 from __future__ import annotations
 

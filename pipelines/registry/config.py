@@ -48,7 +48,8 @@ class GateConfig:
 class PromotionConfig:
     """One promotion. target: NAME/VERSION, models:/NAME/VERSION, or a run, which is registered first as `register_as`.
 
-    alias: the alias to move. evaluations: names of evaluations to judge by; empty takes the newest of exactly this model.
+    alias: the alias to move. evaluations: names of evaluations to judge by; empty takes the newest of exactly this
+    model.
     """
 
     target: str

@@ -1,6 +1,8 @@
-"""What a version must show before an alias moves to it: a list of checks, each with what was found and what was required.
+"""What a version must show before an alias moves to it: a list of checks, each with what was found and what was
+required.
 
-Every check is made and reported, whether an earlier one failed or not, so a refusal tells all of its reasons at once. The gate
+Every check is made and reported, whether an earlier one failed or not, so a refusal tells all of its reasons at once.
+The gate
 reads only: moving the alias and recording the decision is `promote`'s part.
 """
 

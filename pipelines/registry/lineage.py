@@ -21,7 +21,8 @@ _SOURCE_ROOT = Path(__file__).resolve().parents[2]
 class Lineage:
     """The tags of a version.
 
-    run, mlflow_run_id, manifest_digest, config_digest, git_commit, git_dirty: of the run; git falls back to the source tree
+    run, mlflow_run_id, manifest_digest, config_digest, git_commit, git_dirty: of the run; git falls back to the
+    source tree
     in use. parent: what stage 2 started from. model_digest and checkpoint_files: the files, by SHA-256.
     environment_digest: of the installed packages and their versions.
     """

@@ -42,7 +42,7 @@ def list_versions() -> list[VersionRow]:
                     ),
                     run=version.tags.get("run", ""),
                     decision=max(decisions)[1] if decisions else "",
-                    source=version.source,
+                    source=str(version.source),
                     created_at=created.isoformat(timespec="seconds"),
                 )
             )

@@ -38,7 +38,8 @@ def hash_model_files(directory: Path) -> ModelFiles:
 def differing_files(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
     """One sentence for every file that is missing, added or changed."""
     return [
-        f"{name} is {'missing' if name not in found else 'not part of the version' if name not in expected else 'changed'}"
+        f"{name} is "
+        f"{'missing' if name not in found else 'not part of the version' if name not in expected else 'changed'}"
         for name in sorted({*expected, *found})
         if expected.get(name) != found.get(name)
     ]

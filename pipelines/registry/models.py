@@ -2,7 +2,8 @@
 
     directory | run name | models:/NAME/VERSION | models:/NAME@alias  ──resolve_model──>  ResolvedModel
 
-A model directory is in release layout (`config.json`, `*.safetensors`, tokenizer, `processing.json`). Registered versions
+A model directory is in release layout (`config.json`, `*.safetensors`, tokenizer, `processing.json`). Registered
+versions
 point at their directory by URI: a local one is used where it lies; one in an object store is fetched once into
 `VAMBA_HOME/models/`.
 """
@@ -55,8 +56,8 @@ def resolve_model(ref: str) -> ResolvedModel:
         )
     if not is_model_directory(run / "model"):
         raise ModelNotFoundError(
-            f"Run {ref!r} has no finished model yet ({run / 'model'} is missing): run the same `vamba train` command again to "
-            "let it finish."
+            f"Run {ref!r} has no finished model yet ({run / 'model'} is missing): run the same `vamba train` "
+            "command again to let it finish."
         )
     return ResolvedModel(directory=run / "model", ref=ref, lineage=run_lineage(run))
 
@@ -134,11 +135,11 @@ def _registered(ref: str) -> ResolvedModel:
         raise ModelNotFoundError(
             f"{ref} is not in the registry at {tracking_uri()}. `vamba models ls` lists what is there."
         ) from error
-    directory = version_directory(version.source)
+    directory = version_directory(str(version.source))
     if not is_model_directory(directory):
         raise ModelNotFoundError(
-            f"{ref} points at {version.source}, where there is no model any more. Restore the directory, or promote another "
-            "version."
+            f"{ref} points at {version.source}, where there is no model any more. Restore the directory, or "
+            "promote another version."
         )
     lineage = {**version.tags, "name": version.name, "version": str(version.version)}
     return ResolvedModel(directory=directory, ref=ref, lineage=lineage)

@@ -1,7 +1,8 @@
 """Promotion: judge a version, move the alias or refuse, and record the decision either way.
 
     run ──register──> version ──judge──> GateReport ──passed──> alias moved
-                                                    └─ either ─> decision: version tags, MLflow artifact, promotions.jsonl
+                                                    └─ either ─> decision: version tags, MLflow artifact,
+                                                    promotions.jsonl
 
 MLflow keeps no history of an alias, so the decision record is where the previous holder is written down. Promoting the
 version that holds the alias already changes nothing.
@@ -115,7 +116,7 @@ def _candidate(client: MlflowClient, config: PromotionConfig, *, dry_run: bool) 
         )
     name, number = ref
     version = _version(client, name, number)
-    return _Candidate(name=name, version=number, directory=version_directory(version.source), tags=dict(version.tags))
+    return _Candidate(name=name, version=number, directory=version_directory(str(version.source)), tags=dict(version.tags))
 
 
 def _version_ref(target: str) -> tuple[str, str] | None:
@@ -142,8 +143,8 @@ def _version(client: MlflowClient, name: str, number: str) -> Any:
 
 def _no_name(target: str) -> str:
     return (
-        f"{target!r} is a run, not a registered version: name the model it becomes a version of with --as NAME, or give a version "
-        "as NAME/VERSION."
+        f"{target!r} is a run, not a registered version: name the model it becomes a version of with --as "
+        "NAME, or give a version as NAME/VERSION."
     )
 
 

@@ -1,4 +1,4 @@
-"""A finished run becomes a model version: its directory by URI, its lineage as tags. Registering twice gives the same."""
+"""A finished run becomes a model version: its directory by URI, its lineage as tags. Done twice it gives the same."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def register_model(ref: str, name: str) -> RegisteredVersion:
     for known in client.search_model_versions(f"name = '{name}'"):
         if known.tags.get("model_digest") == files.digest and known.tags.get("run", "") == tags.get("run", ""):
             return RegisteredVersion(
-                name=name, version=str(known.version), source=known.source, tags=known.tags, created=False
+                name=name, version=str(known.version), source=str(known.source), tags=known.tags, created=False
             )
     made = client.create_model_version(
         name, source=directory.as_uri(), run_id=_known_run(client, tags), tags=tags, await_creation_for=0
     )
-    return RegisteredVersion(name=name, version=str(made.version), source=made.source, tags=tags, created=True)
+    return RegisteredVersion(name=name, version=str(made.version), source=str(made.source), tags=tags, created=True)
 
 
 def refuse_local_source(directory: Path) -> None:
@@ -68,8 +68,8 @@ def refuse_local_source(directory: Path) -> None:
     if is_server(tracking_uri()) and is_model_directory(directory):
         raise ValueError(
             f"The model lies in {directory} on this machine, and the tracking server {tracking_uri()} takes no local "
-            "directories. Copy it to the object store that the server knows and register that, or unset MLFLOW_TRACKING_URI to use "
-            "the local registry."
+            "directories. Copy it to the object store that the server knows and register that, or unset "
+            "MLFLOW_TRACKING_URI to use the local registry."
         )
 
 

@@ -57,8 +57,8 @@ def open_client() -> MlflowClient:
         client.get_experiment_by_name(EXPERIMENT)
     except Exception as error:
         raise ConnectionError(
-            f"MLflow at {uri} can't be used: {' '.join(str(error).split())[:300]} Check MLFLOW_TRACKING_URI; unset, a SQLite "
-            f"file in VAMBA_HOME ({vamba_home()}) is used."
+            f"MLflow at {uri} can't be used: {' '.join(str(error).split())[:300]} Check MLFLOW_TRACKING_URI; "
+            f"unset, a SQLite file in VAMBA_HOME ({vamba_home()}) is used."
         ) from error
     logging.getLogger("alembic").setLevel(logging.ERROR)
     return client
