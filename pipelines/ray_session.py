@@ -60,7 +60,7 @@ def _prepare_environment(address: str | None) -> None:
     """Sets what Ray reads from the environment when it is imported or started; the user's own settings stay."""
     if address is None:
         # A token file of some other cluster in the home directory must not lock a private, loopback Ray.
-        os.environ["RAY_AUTH_MODE"] = "disabled"
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         # Workers of a Ray started here import this project from where it is, installed or not.
         root = str(Path(__file__).resolve().parents[1])
         paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)

@@ -8,7 +8,9 @@ decoder process (see sandbox.py), since damaged files can take the native librar
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
+import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +28,7 @@ from pipelines.ingest.types import IngestError, ProbedVideo
 # The demuxer makes up missing pts (AVI with B-frames) by looking ahead.
 DEMUX_OPTIONS = {"fflags": "+genpts"}
 _TRUNCATION_TOLERANCE_S = 1.0
+_NUM_ORDER_FRAMES = 32  # enough to see whether presentation times go backwards
 _HASH_BLOCK_BYTES = 1 << 20
 
 
@@ -37,7 +40,7 @@ class _PacketIndex:
     is_shown: list[bool] = field(default_factory=list)
     durations: list[int] = field(default_factory=list)
     num_without_pts: int = 0
-    num_corrupt: int = 0
+    corrupt: set[int] = field(default_factory=set)  # positions
 
 
 def probe_video(path: str) -> ProbedVideo:
@@ -48,7 +51,10 @@ def probe_video(path: str) -> ProbedVideo:
             "truncated", "corrupt", "no_timestamps" or "unsupported".
     """
     with _file_errors(path):
-        size_bytes = os.stat(path).st_size
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise IngestError("not_a_video", "it is a folder, a pipe or a device, not a file")
+        size_bytes = status.st_size
         if size_bytes == 0:
             raise IngestError("empty", "the file has no bytes")
         with open(path, "rb") as file:
@@ -73,8 +79,6 @@ def _file_errors(path: str) -> Iterator[None]:
         raise IngestError("not_found", f"there is no file at {path}") from error
     except PermissionError as error:
         raise IngestError("permission_denied", "the file may not be read by this user") from error
-    except IsADirectoryError as error:
-        raise IngestError("not_a_video", "it is a folder") from error
     except OSError as error:
         raise IngestError("io_error", f"reading failed: {error.strerror or error}") from error
 
@@ -97,8 +101,10 @@ def _probe_media(path: str, digest: str) -> ProbedVideo:
             if index.num_without_pts:
                 raise IngestError("no_timestamps", "its packets carry no presentation times; remux it (to MP4 or MKV)")
             raise IngestError("no_video_stream", "it declares a video stream but holds no video packets")
-        if index.num_corrupt:
-            raise IngestError("corrupt", f"{index.num_corrupt} packets are incomplete: the file is damaged or was cut")
+        if index.corrupt == {len(index.pts) - 1}:
+            raise IngestError("truncated", "its last packet is incomplete: it was cut")
+        if index.corrupt:
+            raise IngestError("corrupt", f"{len(index.corrupt)} packets are incomplete: the file is damaged or was cut")
         if header_frames > len(index.pts) + index.num_without_pts + 1:
             missing = f"its header announces {header_frames} frames, {len(index.pts)} are there: it was cut"
             raise IngestError("truncated", missing)
@@ -110,6 +116,10 @@ def _probe_media(path: str, digest: str) -> ProbedVideo:
         details = (container.format.name, stream.index, stream.time_base, stream.codec_context)
         container_name, stream_index, time_base, context = details
         pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
+    frames = _first_frames(path, stream_index, _NUM_ORDER_FRAMES if container_name == "avi" else 1)
+    if any(later.pts <= earlier.pts for earlier, later in zip(frames, frames[1:], strict=False)):
+        message = "an AVI file with B-frames keeps no presentation times; re-encode it, e.g. to H.264 in MP4"
+        raise IngestError("no_timestamps", message)
     return ProbedVideo(
         digest=digest,
         container=container_name,
@@ -119,7 +129,7 @@ def _probe_media(path: str, digest: str) -> ProbedVideo:
         width=context.width,
         height=context.height,
         pixel_aspect=pixel_aspect if pixel_aspect > 0 else Fraction(1),
-        orientation=_orientation(path, stream_index),
+        orientation=_orientation(frames[0]),
         average_fps=average_fps,
         has_audio=has_audio,
         pts=np.asarray(index.pts, np.int64),
@@ -158,7 +168,8 @@ def _index_packets(container: Any, stream: Any) -> _PacketIndex:
         if packet.pts is None:
             index.num_without_pts += 1
             continue
-        index.num_corrupt += packet.is_corrupt
+        if packet.is_corrupt:
+            index.corrupt.add(len(index.pts))
         index.pts.append(packet.pts)
         index.dts.append(packet.dts if packet.dts is not None else packet.pts)
         index.is_key.append(packet.is_keyframe)
@@ -204,18 +215,19 @@ def _check_length(path: str, container: Any, stream: Any, end_pts: int) -> None:
         )
 
 
-def _orientation(path: str, stream_index: int) -> str:
-    """Decodes the first frame and reads its display matrix.
-
-    Returns:
-        The steps that turn a decoded frame upright, in order: "t" transposes, "x" mirrors left-right, "y" top-bottom.
-    """
+def _first_frames(path: str, stream_index: int, num_frames: int) -> list[Any]:
+    """The first frames, decoded, in the order that the decoder presents them: at least one."""
     with av.open(path, options=DEMUX_OPTIONS, metadata_errors="replace") as container:
         stream = container.streams[stream_index]
         stream.codec_context.thread_count = 1
-        frame: Any = next(container.decode(stream), None)
-    if frame is None:
+        frames: list[Any] = list(itertools.islice(container.decode(stream), num_frames))
+    if not frames:
         raise IngestError("corrupt", "no frame of it can be decoded")
+    return frames
+
+
+def _orientation(frame: Any) -> str:
+    """The steps that turn a decoded frame upright, in order: "t" transposes, "x" mirrors left-right, "y" top-bottom."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return ""

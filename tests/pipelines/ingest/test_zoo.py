@@ -1,0 +1,177 @@
+"""Every kind of file: the stored frames are those that an independent full decode shows at the asked times.
+
+Each file is cut into as many segments as it has GOPs, so that seeking, open GOPs and skipping are all exercised; the
+same frames must come out of one sequential pass, byte for byte.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.ingest.config import IngestConfig
+from pipelines.ingest.decode import decode_segment, decode_sequentially
+from pipelines.ingest.plan import plan_video
+from pipelines.ingest.probe import probe_video
+from pipelines.ingest.types import DecodeRequest, IngestError, PlannedVideo, Segment, VideoSource
+from tests.pipelines.ingest.media import Decoded, decode_all, make_video, remux
+from vamba.data.sampling import FrameSampling
+
+FPS = 2.5
+
+
+def vfr(path: Path) -> Path:
+    times = "setpts='if(lt(N,15),N*1.3,if(lt(N,20),N*7,N*2))/(10*TB)'"
+    return make_video(path, filters=times, fps_mode="vfr", bf=2, g=8, video_track_timescale=90000)
+
+
+def x264(**options: object) -> Callable[[Path], Path]:
+    return lambda path: make_video(path, **options)  # type: ignore[arg-type]
+
+
+def rotated(degrees: int) -> Callable[[Path], Path]:
+    def make(path: Path) -> Path:
+        plain = make_video(path.with_name("plain.mp4"), size="96x56")
+        return remux(plain, path, {"display_rotation": degrees})
+
+    return make
+
+
+def edit_list(path: Path) -> Path:
+    plain = make_video(path.with_name("plain.mp4"), bf=2, audio=True, acodec="aac")
+    return remux(plain, path, {"ss": 0.7})
+
+
+def transport_stream_cut_inside(path: Path) -> Path:
+    whole = make_video(path.with_name("whole.ts"), seconds=6, bf=2)
+    path.write_bytes(whole.read_bytes()[188 * 40 :])
+    return path
+
+
+ZOO: dict[str, tuple[str, Callable[[Path], Path]]] = {
+    "h264-b-frames": ("a.mp4", x264(bf=3, audio=True, acodec="aac")),
+    "h264-open-gop-pyramid": (
+        "a.mp4",
+        x264(**{"x264-params": "open-gop=1:keyint=12:bframes=3:b-pyramid=normal:scenecut=0"}),
+    ),
+    "h264-all-intra": ("a.mov", x264(g=1)),
+    "h264-one-gop": ("a.mp4", x264(g=500)),
+    "odd-size-444": ("a.mp4", x264(size="97x65", pix_fmt="yuv444p")),
+    "ntsc-rate": ("a.mp4", x264(fps="30000/1001", bf=2)),
+    "vfr": ("a.mp4", vfr),
+    "vfr-mkv": ("a.mkv", vfr),
+    "rotated-90": ("a.mp4", rotated(90)),
+    "rotated-180": ("a.mp4", rotated(180)),
+    "rotated-270": ("a.mp4", rotated(270)),
+    "edit-list": ("a.mp4", edit_list),
+    "late-start": ("a.mp4", x264(output_ts_offset=5)),
+    "anamorphic": ("a.mp4", x264(filters="setsar=4/3")),
+    "ten-bit-hevc": (
+        "a.mp4",
+        x264(vcodec="libx265", pix_fmt="yuv420p10le", **{"x265-params": "log-level=error:keyint=12"}),
+    ),
+    "hevc-mkv": ("a.mkv", x264(vcodec="libx265", **{"x265-params": "log-level=error:keyint=12:bframes=3"})),
+    "vp9": ("a.webm", x264(vcodec="libvpx-vp9", deadline="realtime")),
+    "vp8-invisible-frames": (
+        "a.webm",
+        x264(vcodec="libvpx", deadline="good", **{"auto-alt-ref": 1, "lag-in-frames": 16, "cpu-used": 4}),
+    ),
+    "av1": ("a.mp4", x264(vcodec="libsvtav1", preset=12)),
+    "transport-stream": ("a.ts", x264(bf=2)),
+    "transport-stream-cut-inside": ("a.ts", transport_stream_cut_inside),
+    "mpeg2-ts": ("a.ts", x264(vcodec="mpeg2video", bf=2, r=25)),
+    "mpeg4-avi": ("a.avi", x264(vcodec="mpeg4")),
+    "mjpeg-avi": ("a.avi", x264(vcodec="mjpeg", pix_fmt="yuvj420p")),
+    "larger-than-stored": ("a.mp4", x264(size="320x200")),
+}
+
+
+def plan(path: Path) -> PlannedVideo:
+    config = IngestConfig(sources=(str(path),), out="-", sampling=FrameSampling(fps=FPS), segment_cost_s=1e-9)
+    source = VideoSource(id="v", uri=str(path), size_bytes=0, mtime_ns=0, split=None, conversations=())
+    return plan_video(source, probe_video(str(path)), config)
+
+
+def request(video: PlannedVideo, segment: Segment) -> DecodeRequest:
+    return DecodeRequest(
+        uri=video.source.uri,
+        codec=video.codec,
+        stream_index=video.stream_index,
+        key_pts=segment.key_pts,
+        key_dts=segment.key_dts,
+        target_pts=segment.target_pts,
+        width=video.width,
+        height=video.height,
+        orientation=video.orientation,
+        jpeg_quality=95,
+    )
+
+
+def expected_indices(decoded: Decoded) -> list[int]:
+    """The frame on screen at k/fps, for every k while a frame is on screen, each once."""
+    chosen: list[int] = []
+    k = 0
+    while (time := k / Fraction(str(FPS))) < decoded.end:
+        shown = max(index for index, value in enumerate(decoded.times) if value <= time)
+        if not chosen or chosen[-1] != shown:
+            chosen.append(shown)
+        k += 1
+    return chosen
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_frames_are_those_on_screen(name: str, tmp_path: Path) -> None:
+    file_name, make = ZOO[name]
+    path = make(tmp_path / file_name)
+    video = plan(path)
+    jpegs = [jpeg for segment in video.segments for jpeg in decode_segment(request(video, segment))]
+
+    whole = decode_all(path, video.width, video.height)
+    expected = expected_indices(whole)
+    times = [Fraction(value, 10**9) for value in video.timestamps_ns]
+    assert len(times) == len(expected) == len(jpegs)
+    assert all(abs(time - whole.times[index]) < Fraction(1, 10**6) for time, index in zip(times, expected, strict=True))
+    for jpeg, index in zip(jpegs, expected, strict=True):
+        picture = np.asarray(Image.open(io.BytesIO(jpeg)), np.int16)
+        errors = np.abs(picture[None] - whole.frames_NHW3.astype(np.int16)).mean(axis=(1, 2, 3))
+        assert errors[index] == errors.min() and errors[index] < 10, (index, errors.round(1))
+
+
+@pytest.mark.parametrize(
+    "name", ["h264-open-gop-pyramid", "vfr-mkv", "hevc-mkv", "transport-stream", "edit-list", "vp9"]
+)
+def test_segments_equal_one_sequential_pass(name: str, tmp_path: Path) -> None:
+    file_name, make = ZOO[name]
+    video = plan(make(tmp_path / file_name))
+    assert len(video.segments) > 1 or name == "vp9"
+    parts = [jpeg for segment in video.segments for jpeg in decode_segment(request(video, segment))]
+    every = tuple(pts for segment in video.segments for pts in segment.target_pts)
+    first = video.segments[0]
+    whole = Segment(name="v.0", key_pts=first.key_pts, key_dts=first.key_dts, target_pts=every, cost_s=0)
+    assert parts == decode_sequentially(request(video, whole))
+
+
+def test_anamorphic_and_rotated_frames_are_stored_as_seen(tmp_path: Path) -> None:
+    wide = plan(make_video(tmp_path / "wide.mp4", filters="setsar=4/3"))
+    assert (wide.width, wide.height) == (128, 64)
+    tall = plan(rotated(90)(tmp_path / "tall.mp4"))
+    assert (tall.width, tall.height) == (56, 96)
+
+
+def test_avi_with_b_frames_is_refused_since_its_times_are_lost(tmp_path: Path) -> None:
+    with pytest.raises(IngestError) as error:
+        probe_video(str(make_video(tmp_path / "a.avi", bf=2)))
+    assert error.value.error_class == "no_timestamps" and "re-encode" in error.value.message
+
+
+def test_sound_is_seen(tmp_path: Path) -> None:
+    silent = make_video(tmp_path / "silent.mp4")
+    assert probe_video(str(silent)).has_audio is False
+    loud = make_video(tmp_path / "loud.mp4", audio=True, acodec="aac")
+    assert probe_video(str(loud)).has_audio is True
