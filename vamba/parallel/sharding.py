@@ -11,6 +11,7 @@ are divided by global token counts, so the usual division by the number of ranks
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -39,6 +40,8 @@ def shard_model(model: nn.Module, mesh: DeviceMesh | None, config: ParallelConfi
                 f"parallel.compute_dtype = {config.compute_dtype!r} needs at least 2 workers; one trains float32."
             )
         return
+    # Layers return views of their last operation; nothing in the model changes them in place.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     policy = MixedPrecisionPolicy()
     if config.compute_dtype == "bfloat16":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)

@@ -1,0 +1,146 @@
+"""The checkpoint store in one process: commits, damage, fallback, retention."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipelines.training.checkpoints import CheckpointFormatError, CheckpointStore
+from tests.distributed.dataset import make_sample, write_dataset
+from tests.distributed.processes import tiny_config
+from vamba.train.state import TrainState
+
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("checkpoints") / "data"
+    write_dataset(directory, [make_sample(i) for i in range(4)])
+    return directory
+
+
+class Case:
+    """A store, a state whose values tell the step they were saved at, and the notices given."""
+
+    def __init__(self, root: Path, dataset: Path) -> None:
+        from pipelines.training.session import build_state, open_training_data
+
+        self.notices: list[tuple[str, dict[str, Any]]] = []
+        self.directory = root / "checkpoints"
+        self.directory.mkdir()
+        self.store = CheckpointStore(self.directory, keep_last=3, notify=lambda e, **v: self.notices.append((e, v)))
+        config = tiny_config(dataset, root, "run")
+        self.state: TrainState = build_state(config, open_training_data(config))
+
+    def save(self, *steps: int) -> None:
+        for step in steps:
+            self.fill(float(step))
+            self.state.reader_state = replace(self.state.reader_state, step=step, epoch_step=0)
+            self.store.save(self.state, {"config_digest": "sha256:c"})
+
+    @torch.no_grad()
+    def fill(self, value: float) -> None:
+        for tensor in self.state.tensors().values():
+            tensor.fill_(value)
+
+    def restored_step(self) -> int | None:
+        """Restore into a blank state; every tensor must hold the value of the step it claims."""
+        self.fill(-1.0)
+        checkpoint = self.store.restore(self.state)
+        if checkpoint is None:
+            return None
+        assert self.state.step == checkpoint.step
+        assert all(bool((tensor == checkpoint.step).all()) for tensor in self.state.tensors().values())
+        return checkpoint.step
+
+    def path(self, step: int) -> Path:
+        return self.directory / f"step_{step:08d}"
+
+
+@pytest.fixture
+def case(tmp_path: Path, dataset: Path) -> Case:
+    return Case(tmp_path, dataset)
+
+
+def flip_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_nothing_to_restore_from(case: Case) -> None:
+    assert case.restored_step() is None
+    assert case.state.step == 0
+
+
+def test_the_newest_is_restored_and_the_last_three_are_kept(case: Case) -> None:
+    case.save(2, 4, 6, 8)
+    assert [checkpoint.step for checkpoint in case.store.list()] == [4, 6, 8]
+    assert case.restored_step() == 8
+    meta = json.loads((case.path(8) / "meta.json").read_text())
+    assert meta["format_version"] == 1
+    assert meta["config_digest"] == "sha256:c"
+    assert meta["reader_state"]["step"] == 8
+    assert set(meta["files"]) == {path.name for path in case.path(8).iterdir()} - {"meta.json"}
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "missing", "meta torn", "meta missing"])
+def test_a_damaged_newest_is_set_aside_and_the_one_before_used(case: Case, damage: str) -> None:
+    case.save(2, 4)
+    shard, meta = case.path(4) / "__0_0.distcp", case.path(4) / "meta.json"
+    if damage == "flipped":
+        flip_byte(shard)
+    elif damage == "cut":
+        shard.write_bytes(shard.read_bytes()[:-100])
+    elif damage == "missing":
+        shard.unlink()
+    elif damage == "meta torn":
+        meta.write_text(meta.read_text()[:50])
+    else:
+        meta.unlink()
+    assert case.restored_step() == 2
+    assert not case.path(4).exists()
+    assert (case.directory / "step_00000004.quarantined-1").is_dir()
+    event, values = case.notices[-1]
+    assert event == "checkpoint_quarantined"
+    assert values["checkpoint"] == "step_00000004"
+    assert values["reason"]
+
+
+def test_the_step_of_a_quarantined_checkpoint_can_be_saved_again(case: Case) -> None:
+    case.save(2, 4)
+    flip_byte(case.path(4) / "__0_0.distcp")
+    assert case.restored_step() == 2
+    case.save(4)
+    assert case.restored_step() == 4
+
+
+def test_a_write_that_was_killed_is_no_checkpoint_and_is_cleared_away(case: Case) -> None:
+    case.save(2)
+    shutil.copytree(case.path(2), case.directory / "step_00000004.tmp")
+    assert case.restored_step() == 2
+    assert not (case.directory / "step_00000004.tmp").exists()
+
+
+def test_all_damaged_starts_from_nothing_with_notices(case: Case) -> None:
+    case.save(2, 4)
+    for step in (2, 4):
+        flip_byte(case.path(step) / ".metadata")
+    assert case.restored_step() is None
+    assert [event for event, _ in case.notices if event == "checkpoint_quarantined"] == ["checkpoint_quarantined"] * 2
+
+
+def test_a_newer_format_is_refused_not_set_aside(case: Case) -> None:
+    case.save(2)
+    meta = case.path(2) / "meta.json"
+    meta.write_text(meta.read_text().replace('"format_version": 1', '"format_version": 99'))
+    with pytest.raises(CheckpointFormatError, match="format 99"):
+        case.restored_step()
+    assert case.path(2).exists()
