@@ -1,1 +1,1 @@
-"""The Vamba hybrid: model, data contract and training step, in plain PyTorch; imports nothing of the distributed stack."""
+"""The Vamba hybrid: model, data contract and training step, in plain PyTorch, without the distributed stack."""
