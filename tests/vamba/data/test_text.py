@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from vamba.assets.paths import TINY_TOKENIZER
 from vamba.assets.make_tiny_tokenizer import SPECIAL_TOKENS, write
+from vamba.assets.paths import TINY_TOKENIZER
 from vamba.data.text import IGNORE_LABEL, Tokenizer, encode_conversation, encode_prompt, load_tokenizer
 
 QUESTION = (
