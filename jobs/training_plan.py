@@ -45,12 +45,12 @@ def _parameters(config: TrainingConfig) -> dict[str, str]:
     select_trainable(model, config.train.trainable, config.train.expected_trainable)
     total, trained = _count(model)
     shards = config.workers.num_workers // config.parallel.replicate
+    shape = f"{config.parallel.replicate} replica(s) of {shards} shard(s)"
     state_bytes = (trained * _MASTER_AND_ADAM_BYTES + (total - trained) * 4) / shards
     return {
         "start": config.model.init_from or f"preset {config.model.preset}, initialised from seed {config.train.seed}",
         "parameters": f"{total:,}, of which {trained:,} are trained",
-        "workers": f"{config.workers.num_workers} on {config.workers.device}, {config.parallel.replicate} "
-        "replica(s) of {shards} shard(s)",
+        "workers": f"{config.workers.num_workers} on {config.workers.device}, {shape}",
         "weights and optimizer": f"{state_bytes / 1024**3:.2f} GiB per worker, activations not counted",
     }
 

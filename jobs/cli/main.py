@@ -15,7 +15,21 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.cli import ask, data, doctor, evaluate, ingest, models, promote, register, report, runs, submit, train
+from jobs.cli import (
+    ask,
+    data,
+    doctor,
+    evaluate,
+    ingest,
+    models,
+    promote,
+    register,
+    report,
+    runs,
+    submit,
+    synthesize,
+    train,
+)
 from jobs.cli.errors import exit_code_of, paragraph_of
 from jobs.cli.session import SESSION
 
@@ -77,6 +91,7 @@ app.command("evaluate")(_guarded(evaluate.evaluate))
 app.command("ask")(_guarded(ask.ask))
 app.command("register")(_guarded(register.register))
 app.command("promote")(_guarded(promote.promote))
+app.command("synthesize")(_guarded(synthesize.synthesize))
 app.command("report")(_guarded(report.report))
 app.command("doctor")(_guarded(doctor.doctor))
 app.command("submit", context_settings=_PASS_THROUGH)(_guarded(submit.submit))

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class AskConfig:
     """video: path of a file. model: directory, run or models:/ URI. max_new_tokens: longest answer.
 
-    sampling, frames: which frames are read and how they are stored, as for an ingest; use what the model was trained on.
-    device: "cpu", "cuda", or "auto": a GPU where torch sees one. num_processes: decoders side by side, 0 for one per core.
+    sampling, frames: which frames are read and how they are stored, as in an ingest; use what the model knows.
+    device: "cpu", "cuda", or "auto": a GPU where torch sees one. num_processes: decoders; 0 means one per core.
     """
 
     video: str

@@ -35,7 +35,7 @@ class EvaluationResult:
     control: "shuffled-video" or "". chance: expected accuracy of guessing, None where no options are listed.
     num_questions: asked for; coverage: answered / asked for. overall: None when nothing could be answered.
     by_category, by_length: groups of `overall`; lengths from short to long. broken: videos that could not be read.
-    subset: not every question of the split was asked. created_at: UTC, ISO 8601. seconds: of the attempt that finished it.
+    subset: not every question of the split was asked. created_at: UTC, ISO 8601. seconds: of the last attempt.
     """
 
     name: str

@@ -116,7 +116,8 @@ def _candidate(client: MlflowClient, config: PromotionConfig, *, dry_run: bool) 
         )
     name, number = ref
     version = _version(client, name, number)
-    return _Candidate(name=name, version=number, directory=version_directory(str(version.source)), tags=dict(version.tags))
+    directory = version_directory(str(version.source))
+    return _Candidate(name=name, version=number, directory=directory, tags=dict(version.tags))
 
 
 def _version_ref(target: str) -> tuple[str, str] | None:

@@ -14,7 +14,7 @@ from jobs.cli.errors import exit_code_of
 from jobs.cli.main import app
 from tests.pipelines.evaluation.needle_data import make_sample, write_dataset, write_model
 
-VERBS = ("ingest", "train", "evaluate", "ask", "register", "promote", "report", "doctor", "submit")
+VERBS = ("ingest", "train", "evaluate", "ask", "register", "promote", "synthesize", "report", "doctor", "submit")
 
 
 def vamba(*words: object) -> Result:

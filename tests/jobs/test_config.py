@@ -61,7 +61,7 @@ def test_yaml_builds_no_objects() -> None:
     [
         (
             "optimizer.learnign_rate=1",
-            r"no setting `optimizer.learnign_rate`; did you mean `optimizer.learning_rate`\?.*--set",
+            r"`optimizer.learnign_rate`; did you mean `optimizer.learning_rate`\?.*--set",
         ),
         ("learning_rate=1", r"did you mean `optimizer.learning_rate`"),
         ("zzz=1", r"settings here are name, mode, limit, optimizer"),

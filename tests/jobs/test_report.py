@@ -21,14 +21,13 @@ def run(vamba_home: Path) -> Path:
     """A run whose second attempt trained steps 6 to 8 again."""
     directory = vamba_home / "runs" / "stage2"
     (directory / "metrics").mkdir(parents=True)
-    (directory / "run.json").write_text(
-        json.dumps({"name": "stage2", "data_digest": "sha256:d", "config_digest": "sha256:c"})
-    )
+    record = {"name": "stage2", "data_digest": "sha256:d", "config_digest": "sha256:c"}
+    (directory / "run.json").write_text(json.dumps(record))
     (directory / "config.json").write_text(json.dumps({"recipe": "<tiny> & co"}))
     events = []
     for attempt, first, last in ((1, 1, 8), (2, 6, 20)):
-        events.append({"event": "attempt_started", "time": attempt, "attempt": attempt, "rank": 0, "pid": 1, "world_size": 2,
-                       "resumed_from_step": first - 1, "num_steps": 20})  # fmt: skip
+        events.append({"event": "attempt_started", "time": attempt, "attempt": attempt, "rank": 0, "pid": 1,
+                       "world_size": 2, "resumed_from_step": first - 1, "num_steps": 20})  # fmt: skip
         rows = [
             {"step": step, "loss": 1 / step, "num_text_tokens": 5, "num_video_tokens": 7, "time": step + attempt}
             for step in range(first, last + 1)
