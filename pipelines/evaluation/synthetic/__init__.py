@@ -1,0 +1,1 @@
+"""The synthetic long-video suite: needle videos drawn from a seed, encoded by ffmpeg, with their questions."""
