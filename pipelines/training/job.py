@@ -70,8 +70,7 @@ def run_training(config: TrainingConfig, notice: Callable[[str], None] = print) 
     tracker = Tracker(config, directory, notice)
     status = "failed"
     try:
-        with _stop_on_signal(directory, notice):
-            _train_on_ray(_resolved(config), directory, _Progress(directory, data, notice))
+        _train_on_ray(_resolved(config), directory, _Progress(directory, data, notice), notice)
         status = "finished" if directory.finished_step() == data.num_steps else "preempted"
     finally:
         tracker.close(status)
@@ -91,7 +90,9 @@ def _resolved(config: TrainingConfig) -> TrainingConfig:
     return replace(config, model=model, data=data)
 
 
-def _train_on_ray(config: TrainingConfig, directory: RunDirectory, progress: _Progress) -> None:
+def _train_on_ray(
+    config: TrainingConfig, directory: RunDirectory, progress: _Progress, notice: Callable[[str], None]
+) -> None:
     """Run the worker group to its end. Raises TrainingFailedError."""
     address = os.environ.get("RAY_ADDRESS") or None
     for name, value in (RAY_TRAIN_ENVIRONMENT | ({} if address else ONE_MACHINE_ENVIRONMENT)).items():
@@ -108,7 +109,11 @@ def _train_on_ray(config: TrainingConfig, directory: RunDirectory, progress: _Pr
         except BaseException as error:
             errors.append(error)
 
-    with ray_session(address, None if address else max(os.cpu_count() or 1, needed)):
+    # Ray sets a SIGTERM handler of its own when it starts, so ours comes after it.
+    with (
+        ray_session(address, None if address else max(os.cpu_count() or 1, needed)),
+        _stop_on_signal(directory, notice),
+    ):
         importing.join()
         fitting = threading.Thread(target=fit, name="ray-train", daemon=True)
         fitting.start()
@@ -127,7 +132,7 @@ def _trainer(config: TrainingConfig, directory: RunDirectory, *, one_machine: bo
         """Without the actor that frees the resources of a dead controller: our Ray ends with this process anyway."""
 
         def _create_default_callbacks(self) -> list[Any]:
-            kept = super()._create_default_callbacks()
+            kept: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
             return [callback for callback in kept if type(callback).__name__ != "PlacementGroupCleanerCallback"]
 
     workers = config.workers

@@ -223,7 +223,7 @@ def export_model(state: TrainState, config: TrainingConfig, directory: RunDirect
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    tensors = get_model_state_dict(state.model, options=options)
+    tensors: dict[str, Any] = get_model_state_dict(state.model, options=options)
     if rank != 0:
         return
     from vamba.model.pretrained import write_checkpoint

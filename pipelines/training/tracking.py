@@ -126,7 +126,9 @@ class Tracker:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
         record = self._directory.read_run()
-        tags = {key: str(record[key]) for key in ("config_digest", "data_digest", "git_dirty") if key in record}
+        tags: dict[str, str] = {
+            key: str(record[key]) for key in ("config_digest", "data_digest", "git_dirty") if key in record
+        }
         tags |= {"vamba.run_directory": str(self._directory.root), "vamba.recipe": self._config.recipe}
         if record.get("git_commit"):
             tags["mlflow.source.git.commit"] = record["git_commit"]

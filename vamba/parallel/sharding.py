@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -46,12 +47,11 @@ def shard_model(model: nn.Module, mesh: DeviceMesh | None, config: ParallelConfi
     if config.compute_dtype == "bfloat16":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     whole = {parameter for name, parameter in model.named_parameters() if is_full_precision(name)}
-    shared = {"mesh": mesh, "mp_policy": policy, "ignored_params": whole}
+    shared: dict[str, Any] = {"mesh": mesh, "mp_policy": policy, "ignored_params": whole}
     for modules in _units(model):
         num_parameters = sum(p.numel() for module in modules for p in module.parameters() if p not in whole)
         if num_parameters >= max(1, config.min_unit_parameters):
-            unit = modules[0] if len(modules) == 1 else modules
-            fully_shard(unit, reshard_after_forward=config.reshard_after_forward, **shared)
+            fully_shard(modules, reshard_after_forward=config.reshard_after_forward, **shared)
     fully_shard(model, reshard_after_forward=False, **shared)
     for method in ("loss", "encode_video", "generate"):
         if hasattr(model, method):
@@ -72,8 +72,8 @@ def set_gradient_sync(model: nn.Module, enabled: bool) -> None:
         model.set_requires_gradient_sync(enabled)
 
 
-def _units(model: nn.Module) -> Iterator[list[nn.Module]]:
-    """Modules to gather together, inner before outer."""
+def _units(model: Any) -> Iterator[list[nn.Module]]:
+    """Modules of the release's structure to gather together, inner before outer."""
     tower = getattr(model, "visual", None)
     if tower is not None:
         if hasattr(tower, "merger"):
