@@ -7,11 +7,13 @@ The entrypoint is the same command that runs locally, `python -m jobs …`, star
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -25,7 +27,25 @@ _FIXED = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
 }
-_EXCLUDES = (".git", ".venv", ".vamba", "**/__pycache__", "tests", "docs", "build", "*.egg-info", "demo", "data")
+# Patterns of .gitignore, as Ray reads them: without the leading slash, "data" would leave out vamba/data as well.
+# "/.*" would match the tree itself, so hidden folders are named.
+_LEFT_OUT_AT_TOP = (
+    ".git",
+    ".venv",
+    ".vamba",
+    ".ci",
+    ".*_cache",
+    ".hypothesis",
+    "tests",
+    "docs",
+    "build",
+    "*.egg-info",
+    "demo",
+    "data",
+    "report.html",
+)
+_LEFT_OUT_ANYWHERE = ("__pycache__",)
+_EXCLUDES = (*(f"/{pattern}" for pattern in _LEFT_OUT_AT_TOP), *_LEFT_OUT_ANYWHERE)
 _EXIT_CODE = re.compile(r"exit code (\d+)")
 
 
@@ -78,8 +98,12 @@ def send(submission: Submission) -> str:
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     # Ray prefers this variable to the address it is given.
     os.environ.pop("RAY_ADDRESS", None)
+    # The patterns above say what is left out; Ray's own list would only add a warning.
+    os.environ["RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES"] = ""
     from ray.job_submission import JobSubmissionClient
 
+    # Ray tells file by file what it packs, through loggers that set their own levels.
+    logging.disable(logging.WARNING)
     try:
         client = JobSubmissionClient(submission.address)
         return client.submit_job(
@@ -127,7 +151,8 @@ def _files(root: Path) -> list[Path]:
 
 
 def _excluded(name: str, top: bool) -> bool:
-    return name == "__pycache__" or (top and (name in _EXCLUDES or name.endswith(".egg-info")))
+    patterns = (*_LEFT_OUT_ANYWHERE, *(_LEFT_OUT_AT_TOP if top else ()))
+    return any(fnmatch(name, pattern) for pattern in patterns)
 
 
 def _without_password(value: str) -> str:

@@ -43,8 +43,8 @@ def test_later_layers_win_key_by_key(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("3e-4", 3e-4), ("1.5", 1.5), ("-.5E2", -50.0), ("12", 12), ("1_000", 1000), ("010", 10), ("true", True), ("no", "no"),
-     ("1:30", "1:30"), ("null", None), ("2024-01-02", "2024-01-02"), ("0x1f", "0x1f")],
+    [("3e-4", 3e-4), ("1.5", 1.5), ("-.5E2", -50.0), ("12", 12), ("1_000", 1000), ("010", 10), ("true", True),
+     ("no", "no"), ("1:30", "1:30"), ("null", None), ("2024-01-02", "2024-01-02"), ("0x1f", "0x1f")],
 )  # fmt: skip
 def test_yaml_values_are_what_people_mean(text: str, value: object) -> None:
     loaded = load_yaml(text)
