@@ -2,7 +2,8 @@
 
 A Ray worker keeps one child and sends it one request at a time over a pipe; starting it costs 0.3 s once. While it
 waits, the worker watches the clock and the child's memory, and ends the child with SIGKILL when either passes its
-limit: a decoder that hangs in native code heeds nothing else. The child leaves by itself when its pipe closes.
+limit: a decoder that hangs in native code heeds nothing else. The child leaves by itself when its pipe closes, and,
+should its worker be killed during a hang, when its own alarm rings.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class DecoderProcess:
     def _call(self, request: tuple[str, Any], limit_s: float) -> Any:
         child = self._running_child()
         assert child.stdin is not None and child.stdout is not None
-        payload = pickle.dumps(request)
+        payload = pickle.dumps((*request, limit_s))
         try:
             child.stdin.write(LENGTH.pack(len(payload)) + payload)
             child.stdin.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.ingest.sandbox import DecoderProcess
+from pipelines.ingest.sandbox import LENGTH, DecoderProcess
 from pipelines.ingest.types import DecodeRequest, IngestError
 from tests.pipelines.ingest.media import make_video
 
@@ -77,6 +78,18 @@ def test_a_crash_is_reported_with_its_signal(
         decoder.decode(hanging_request, limit_s=60)
     thread.join()
     assert error.value.error_class == "decoder_crash" and "SIGSEGV" in error.value.message
+
+
+def test_a_hanging_process_without_its_worker_ends_by_itself(hanging_request: DecodeRequest) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.ingest.sandbox_child"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        cwd=Path(__file__).parents[3],
+    )
+    payload = pickle.dumps(("decode", hanging_request, 0.01))
+    child.communicate(LENGTH.pack(len(payload)) + payload, timeout=60)
+    assert child.returncode == -signal.SIGALRM
 
 
 def test_memory_limit(hanging_request: DecodeRequest) -> None:
