@@ -27,6 +27,7 @@ from typing import Any
 
 from pipelines.ray_session import ray_session
 from pipelines.training.config import TrainingConfig
+from pipelines.training.lean_trainer import lean_trainer_class
 from pipelines.training.run_directory import MetricsFollower, RunDirectory, run_directory
 from pipelines.training.session import TrainingData, open_training_data, train_rank
 from pipelines.training.summary import TrainingSummary, summarize
@@ -128,18 +129,11 @@ def _trainer(config: TrainingConfig, directory: RunDirectory, *, one_machine: bo
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    class LeanTrainer(TorchTrainer):
-        """Without the actor that frees the resources of a dead controller: our Ray ends with this process anyway."""
-
-        def _create_default_callbacks(self) -> list[Any]:
-            kept: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
-            return [callback for callback in kept if type(callback).__name__ != "PlacementGroupCleanerCallback"]
-
     workers = config.workers
     use_gpu = workers.device == "cuda"
     resources = {"CPU": workers.cpus, **({"GPU": 1} if use_gpu else {})}
     scaling = ScalingConfig(num_workers=workers.num_workers, use_gpu=use_gpu, resources_per_worker=resources)
-    return (LeanTrainer if one_machine else TorchTrainer)(
+    return (lean_trainer_class() if one_machine else TorchTrainer)(
         train_worker,
         train_loop_config={"config": config, "directory": str(directory.root)},
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),

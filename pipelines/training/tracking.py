@@ -80,6 +80,9 @@ class Tracker:
 
     def _flush(self) -> None:
         if self._client is None:
+            # Importing MLflow takes seconds of this process, which has workers to start first.
+            if not any(self._unsent()) and not self._closing.is_set():
+                return
             self._client = self._open()
         from mlflow.entities import Metric
 
