@@ -1,4 +1,4 @@
-"""Where the ffmpeg program is: the one the user names in ``VAMBA_FFMPEG``, else the one that imageio-ffmpeg's wheel ships."""
+"""Where the ffmpeg program is: the one the user names in ``VAMBA_FFMPEG``, else the one in imageio-ffmpeg's wheel."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def synthesize(
     json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Write a needle suite: H.264 videos with sound and cuts, in which a few cards are hidden, and questions about them.
+    """Write a needle suite: H.264 videos with sound and cuts in which a few cards are hidden, and questions about them.
 
     \b
     Example:

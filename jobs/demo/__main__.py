@@ -1,4 +1,4 @@
-"""Runs the demo: `python -m jobs.demo [--out DIR] [VIDEO…]`. Videos given here are ingested beside the generated ones."""
+"""Runs the demo: `python -m jobs.demo [--out DIR] [VIDEO…]`. Videos given here are ingested beside the others."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ from jobs.demo.run import DemoFailedError, run_demo
 
 def main() -> int:
     """Exit code 0, or 1 with one paragraph about the command that failed."""
-    parser = argparse.ArgumentParser(prog="python -m jobs.demo", description="The main job, end to end, on this machine.")
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.demo", description="The main job, end to end, on this machine."
+    )
     parser.add_argument("videos", nargs="*", type=Path, help="videos of your own to ingest beside the generated ones")
-    parser.add_argument("--out", type=Path, default=Path("build/demo"), help="where everything goes (default: build/demo)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("build/demo"), help="where everything goes (default: build/demo)"
+    )
     arguments = parser.parse_args()
     try:
         run_demo(arguments.out, arguments.videos)

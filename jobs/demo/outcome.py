@@ -44,7 +44,8 @@ def describe_evaluation(directory: Path) -> str:
     if result.overall is None:
         return "nothing answered"
     longest = list(result.by_length.values())[-1]
-    return f"{result.overall.accuracy:.1%} of {result.overall.num_questions}; the hour: {longest.accuracy:.1%} of {longest.num_questions}"
+    overall = f"{result.overall.accuracy:.1%} of {result.overall.num_questions} right"
+    return f"{overall}; about the hour: {longest.accuracy:.1%} of {longest.num_questions}"
 
 
 def a_question_about(annotations: Path, video: str) -> tuple[str, str]:

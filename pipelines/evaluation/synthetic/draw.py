@@ -9,14 +9,15 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from functools import lru_cache
-from math import cos, pi, sin
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from pipelines.evaluation.synthetic.plan import Card, Scene
+from pipelines.evaluation.synthetic.shapes import draw_shape
 
 CARD_RGB = {"red": (205, 40, 40), "green": (40, 165, 60), "blue": (45, 70, 205), "yellow": (230, 205, 40)}
+INK_RGB = (8, 8, 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,9 @@ def texture(index: int, width: int, height: int) -> Planes:
     size = (2 * width, 2 * height)
     clouds = [
         np.asarray(
-            Image.fromarray(rng.integers(0, 256, (rows, rows * 16 // 9, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC),
+            Image.fromarray(rng.integers(0, 256, (rows, rows * 16 // 9, 3), dtype=np.uint8)).resize(
+                size, Image.Resampling.BICUBIC
+            ),
             dtype=np.float32,
         )
         for rows in (3, 9, 36)
@@ -83,80 +86,16 @@ def _bounce(position: int, limit: int) -> int:
 
 
 def card(spec: Card, width: int, height: int) -> Planes:
-    """A card as it fills the frame: its colour, a little varied, and its shape twice in white or black."""
+    """A card as it fills the frame: its colour, a little varied, and its shape twice in black."""
     rng = random.Random(spec.draw_seed)
     shade = tuple(max(0, min(255, c + rng.randint(-14, 14))) for c in CARD_RGB[spec.colour])
     picture = Image.new("RGB", (width, height), shade)
     if spec.shape is not None:
-        ink = rng.choice(((250, 250, 250), (8, 8, 8)))
-        radius = height * rng.uniform(0.34, 0.40)
-        dx, dy = width * rng.uniform(-0.03, 0.03), height * rng.uniform(-0.06, 0.06)
+        radius = height * rng.uniform(0.35, 0.40)
+        dx, dy = width * rng.uniform(-0.02, 0.02), height * rng.uniform(-0.04, 0.04)
         # Twice, side by side: a 16:9 frame cut into square cells shows the whole shape in each.
         for x in (0.25, 0.75):
-            picture.paste(ink, mask=draw_shape(spec.shape, width, height, (x * width + dx, height / 2 + dy), radius))
+            picture.paste(
+                INK_RGB, mask=draw_shape(spec.shape, width, height, (x * width + dx, height / 2 + dy), radius)
+            )
     return to_planes(np.asarray(picture))
-
-
-def draw_shape(name: str, width: int, height: int, centre: tuple[float, float], radius: float) -> Image.Image:
-    """Mask (mode "L") of a shape inside the square of half-side ``radius`` around ``centre``, in pixels."""
-    mask = Image.new("L", (width, height), 0)
-    pen = ImageDraw.Draw(mask)
-    cx, cy = centre
-
-    def box(left: float, top: float, right: float, bottom: float, fill: int = 255) -> None:
-        pen.rectangle((cx + left * radius, cy + top * radius, cx + right * radius, cy + bottom * radius), fill=fill)
-
-    def disc(x: float, y: float, r: float, fill: int = 255) -> None:
-        pen.ellipse((cx + (x - r) * radius, cy + (y - r) * radius, cx + (x + r) * radius, cy + (y + r) * radius), fill=fill)
-
-    def polygon(*points: tuple[float, float]) -> None:
-        pen.polygon([(cx + x * radius, cy + y * radius) for x, y in points], fill=255)
-
-    match name:
-        case "circle":
-            disc(0, 0, 1)
-        case "ring":
-            disc(0, 0, 1)
-            disc(0, 0, 0.55, fill=0)
-        case "square":
-            box(-0.9, -0.9, 0.9, 0.9)
-        case "frame":
-            box(-1, -1, 1, 1)
-            box(-0.55, -0.55, 0.55, 0.55, fill=0)
-        case "triangle":
-            polygon((0, -1), (1, 0.9), (-1, 0.9))
-        case "diamond":
-            polygon((0, -1), (0.8, 0), (0, 1), (-0.8, 0))
-        case "cross":
-            box(-0.3, -1, 0.3, 1)
-            box(-1, -0.3, 1, 0.3)
-        case "star":
-            polygon(*[(r * sin(i * pi / 5), -r * cos(i * pi / 5)) for i, r in enumerate([1.0, 0.4] * 5)])
-        case "bars":
-            for top in (-1.0, -0.2, 0.6):
-                box(-1, top, 1, top + 0.4)
-        case "stripes":
-            for left in (-1.0, -0.2, 0.6):
-                box(left, -1, left + 0.4, 1)
-        case "arrow":
-            polygon((0, -1), (0.8, 0), (0.3, 0), (0.3, 1), (-0.3, 1), (-0.3, 0), (-0.8, 0))
-        case "moon":
-            disc(0, 0, 1)
-            disc(0.5, 0, 0.85, fill=0)
-        case "heart":
-            disc(-0.45, -0.4, 0.5)
-            disc(0.45, -0.4, 0.5)
-            polygon((-0.9, -0.2), (0.9, -0.2), (0, 1))
-        case "hourglass":
-            polygon((-0.9, -1), (0.9, -1), (-0.9, 1), (0.9, 1))
-        case "checkerboard":
-            box(-1, -1, 0, 0)
-            box(0, 0, 1, 1)
-        case "ladder":
-            box(-0.8, -1, -0.5, 1)
-            box(0.5, -1, 0.8, 1)
-            for top in (-0.7, -0.1, 0.5):
-                box(-0.8, top, 0.8, top + 0.22)
-        case _:
-            raise ValueError(f"no such shape: {name!r}")
-    return mask

@@ -15,10 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-SHAPES = (
-    "circle", "square", "triangle", "cross", "star", "ring", "bars", "heart",
-    "diamond", "arrow", "moon", "stripes", "hourglass", "checkerboard", "frame", "ladder",
-)  # fmt: skip
+from pipelines.evaluation.synthetic.shapes import SHAPES
+
 COLOURS = ("red", "green", "blue", "yellow")
 LETTERS = "ABCD"
 
@@ -62,7 +60,7 @@ class SuiteConfig:
     card_s: int = 2
     """Seconds that a card stays on screen."""
     align_s: int = 2
-    """Cards begin on multiples of this: at one frame a second, a card of two seconds is just one frame pair of the model."""
+    """Cards begin on multiples of this: at one frame a second, two seconds are one frame pair of the model."""
     min_scene_s: int = 3
     max_scene_s: int = 12
 
@@ -75,11 +73,13 @@ class SuiteConfig:
             room = group.min_s // (2 * -(-self.card_s // self.align_s) * self.align_s)
             if group.max_cards + group.max_blanks > room:
                 raise ValueError(
-                    f"group {group.name!r}: {group.max_cards} cards and {group.max_blanks} blanks of {self.card_s} s do not "
-                    f"fit apart into {group.min_s} s; at most {room} do. Lower them or raise min_s."
+                    f"group {group.name!r}: {group.max_cards} cards and {group.max_blanks} blanks of {self.card_s} s do "
+                    f"not fit apart into {group.min_s} s; at most {room} do. Lower them or raise min_s."
                 )
             if group.max_cards > self.num_shapes:
-                raise ValueError(f"group {group.name!r}: max_cards is {group.max_cards}, but num_shapes is {self.num_shapes}.")
+                raise ValueError(
+                    f"group {group.name!r}: max_cards is {group.max_cards}, but num_shapes is {self.num_shapes}."
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +164,7 @@ def _plan_video(config: SuiteConfig, group: LengthGroup, name: str) -> VideoPlan
 
 
 def _place_apart(rng: random.Random, config: SuiteConfig, duration_s: int, count: int) -> list[int]:
-    """``count`` start times in ascending order, each card ending before the next begins, uniform over all placements."""
+    """``count`` start times in ascending order, each card ending before the next begins; all placements alike."""
     length = -(-config.card_s // config.align_s)
     slack = duration_s // config.align_s - count * length
     gaps = sorted(rng.randint(0, slack) for _ in range(count))

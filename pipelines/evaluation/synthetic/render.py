@@ -36,7 +36,7 @@ def pictures(plan: VideoPlan, config: SuiteConfig) -> Iterator[Planes]:
 
 
 def render_tone(path: Path, seconds: int = 60) -> Path:
-    """A quiet tone as AAC, encoded once and looped under every video: sound costs as much CPU as these small pictures."""
+    """A quiet tone as AAC, encoded once and looped under every video: sound costs as much CPU as the pictures."""
     tone = ffmpeg.input("sine=frequency=220:sample_rate=16000", f="lavfi", t=seconds)
     stream = ffmpeg.output(tone, str(path), format="mp4", acodec="aac", audio_bitrate="24k")
     return _run(stream, path, path, iter(()))
@@ -49,7 +49,9 @@ def render(plan: VideoPlan, config: SuiteConfig, path: Path, tone: Path) -> Path
         RuntimeError: ffmpeg failed; the message ends with its last lines.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    picture = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="yuv420p", s=f"{config.width}x{config.height}", r=config.fps)
+    picture = ffmpeg.input(
+        "pipe:", format="rawvideo", pix_fmt="yuv420p", s=f"{config.width}x{config.height}", r=config.fps
+    )
     sound = ffmpeg.input(str(tone), stream_loop=-1)
     stream = ffmpeg.output(
         picture.video, sound.audio, str(partial), format="mp4", t=plan.duration_s, movflags="+faststart",

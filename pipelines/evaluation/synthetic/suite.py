@@ -44,7 +44,9 @@ def suite_digest(config: SuiteConfig) -> str:
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
-def write_suite(config: SuiteConfig, directory: Path, progress: Progress = lambda *_: None, num_processes: int = 0) -> SuiteSummary:
+def write_suite(
+    config: SuiteConfig, directory: Path, progress: Progress = lambda *_: None, num_processes: int = 0
+) -> SuiteSummary:
     """Draw and encode every video of the suite under ``directory``/train and ``directory``/test.
 
     Args:
@@ -92,7 +94,9 @@ def _complete_digest(directory: Path) -> str | None:
     return json.loads(path.read_text())["digest"] if path.exists() else None
 
 
-def _render_all(config: SuiteConfig, plans: list[VideoPlan], directory: Path, progress: Progress, num_processes: int) -> None:
+def _render_all(
+    config: SuiteConfig, plans: list[VideoPlan], directory: Path, progress: Progress, num_processes: int
+) -> None:
     for split in {plan.split for plan in plans}:
         (directory / split).mkdir(parents=True, exist_ok=True)
     tone = render_tone(directory / ".tone.m4a")
