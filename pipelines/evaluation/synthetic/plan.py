@@ -73,8 +73,8 @@ class SuiteConfig:
             room = group.min_s // (2 * -(-self.card_s // self.align_s) * self.align_s)
             if group.max_cards + group.max_blanks > room:
                 raise ValueError(
-                    f"group {group.name!r}: {group.max_cards} cards and {group.max_blanks} blanks of {self.card_s} s do "
-                    f"not fit apart into {group.min_s} s; at most {room} do. Lower them or raise min_s."
+                    f"group {group.name!r}: {group.max_cards} cards and {group.max_blanks} blanks of {self.card_s} s "
+                    f"do not fit apart into {group.min_s} s; at most {room} do. Lower them or raise min_s."
                 )
             if group.max_cards > self.num_shapes:
                 raise ValueError(

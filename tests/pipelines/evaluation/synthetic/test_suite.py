@@ -1,0 +1,81 @@
+"""The needle suite on disk: real H.264 with sound, cards where the plan says, questions as LLaVA rows."""
+
+from __future__ import annotations
+
+import json
+
+import av
+import numpy as np
+import pytest
+
+from pipelines.evaluation.synthetic.draw import CARD_RGB, card
+from pipelines.evaluation.synthetic.plan import Card, LengthGroup, SuiteConfig, plan_suite
+from pipelines.evaluation.synthetic.shapes import SHAPES, draw_shape
+from pipelines.evaluation.synthetic.suite import write_suite
+
+GROUPS = (
+    LengthGroup(split="train", num_videos=2, min_s=24, max_s=30, min_cards=2, max_cards=3, max_blanks=1),
+    LengthGroup(name="long", split="test", num_videos=1, min_s=60, max_s=60, min_cards=3, max_cards=3),
+)
+CONFIG = SuiteConfig(groups=GROUPS, width=128, height=72, fps=4, num_textures=8)
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory):
+    return write_suite(CONFIG, tmp_path_factory.mktemp("suite"), num_processes=1)
+
+
+def test_every_planned_video_is_h264_with_sound_and_of_the_planned_length(suite):
+    for plan in plan_suite(CONFIG):
+        with av.open(str(suite.directory / plan.split / f"{plan.name}.mp4")) as container:
+            (video,), (audio,) = container.streams.video, container.streams.audio
+            assert video.codec_context.name == "h264" and audio.codec_context.name == "aac"
+            frames = [frame.pts for frame in container.decode(video)]
+            assert len(frames) == plan.duration_s * CONFIG.fps
+
+
+def test_cards_are_on_screen_when_the_plan_says(suite):
+    plan = plan_suite(CONFIG)[-1]
+    with av.open(str(suite.directory / plan.split / f"{plan.name}.mp4")) as container:
+        corners = {int(frame.time): frame.to_ndarray(format="rgb24")[2, 2] for frame in container.decode(video=0)}
+    for spec in plan.cards:
+        for second in range(spec.start_s, spec.start_s + CONFIG.card_s):
+            distance = np.abs(corners[second].astype(int) - CARD_RGB[spec.colour]).max()
+            assert distance < 40, f"{spec.colour} card at {second} s shows {corners[second]}"
+
+
+def test_questions_are_llava_rows_beside_the_videos(suite):
+    rows = [json.loads(line) for line in suite.annotations.read_text().splitlines()]
+    assert len(rows) == suite.num_questions == len({row["id"] for row in rows})
+    for row in rows:
+        assert (suite.directory / row["video"]).is_file() and row["split"] in row["video"]
+        human, answer = row["conversations"]
+        assert human["value"].startswith("<video>\n") and answer["value"] in "ABCD"
+
+
+def test_a_complete_folder_is_used_as_it_stands_and_another_config_is_drawn_again(suite):
+    before = {path: path.stat().st_mtime_ns for path in suite.directory.rglob("*.mp4")}
+    assert write_suite(CONFIG, suite.directory).reused
+    assert before == {path: path.stat().st_mtime_ns for path in suite.directory.rglob("*.mp4")}
+
+
+def test_an_encoder_that_fails_is_named_with_its_words(tmp_path, monkeypatch):
+    failing = tmp_path / "ffmpeg"
+    failing.write_text("#!/bin/sh\necho out of luck >&2\nexit 7\n")
+    failing.chmod(0o755)
+    monkeypatch.setenv("VAMBA_FFMPEG", str(failing))
+    with pytest.raises(RuntimeError, match=r"exit 7.*out of luck"):
+        write_suite(CONFIG, tmp_path / "out", num_processes=1)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_differs_from_every_other(shape):
+    drawn = {name: np.asarray(draw_shape(name, 64, 64, (32, 32), 28)) > 127 for name in SHAPES}
+    for other in set(SHAPES) - {shape}:
+        assert (drawn[shape] != drawn[other]).mean() > 0.03
+    assert 0.05 < drawn[shape].mean() < 0.9
+
+
+def test_a_blank_has_a_colour_and_no_shape():
+    blank = card(Card(shape=None, colour="red", start_s=0, draw_seed=1), 64, 36)
+    assert np.ptp(blank.y) == 0 and np.ptp(blank.u) == 0
