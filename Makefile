@@ -3,6 +3,7 @@
 # Variables: PYTHON=python3.12     the interpreter for .venv (default: the first 3.11 or 3.12 found)
 #            TORCH_INDEX=URL       a package index with the CPU build of torch, where the network needs one
 #            DEVICE=cpu|cuda       overrides the search for an NVIDIA driver
+#            VIDEOS="a.mp4 b.mkv"  videos of your own that `make demo` ingests beside its own
 #            T="tests/vamba -k x"  what `make test-fast` runs
 #            WORKERS=2             how many pytest processes run at once
 
@@ -27,7 +28,7 @@ setup: ## make or update .venv from requirements/*.lock (the other commands do i
 	@scripts/setup.sh
 
 demo: setup ## the whole job on this machine: generate, ingest, train, kill, resume, evaluate, promote, ask
-	@$(QUIET) $(PY) -m jobs.demo
+	@$(QUIET) $(PY) -m jobs.demo $(VIDEOS)
 
 # Tests that start Ray or several gloo processes want the machine for themselves, so they run after the others, one by one.
 # Both parts run, also when the first one fails.
