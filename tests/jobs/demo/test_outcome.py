@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from jobs.demo.outcome import a_question_about, describe_run, write_corrupt_copy
