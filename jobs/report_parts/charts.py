@@ -35,11 +35,9 @@ def loss_chart(run: RunFacts) -> str:
     if not run.losses:
         return "<p>No step was recorded.</p>"
     last_step = run.losses[-1][0]
-    values = [loss for _, loss in (*run.losses, *run.replayed)]
-    low, high = _range(values)
     x = _scale(0, max(last_step, 1), _LEFT, _WIDTH - _RIGHT)
-    y = _scale(low, high, _HEIGHT - _BOTTOM, _TOP)
-    parts = [*_axes(x, y, last_step, low, high)]
+    y, ticks = _loss_axis([loss for _, loss in (*run.losses, *run.replayed)])
+    parts = [*_axes(x, y, last_step, ticks)]
     parts += [_resume_mark(resume.from_step, resume.reached_step, resume.attempt, x) for resume in run.resumes]
     parts.append(_line(_thinned(run.losses), x, y, "raw"))
     parts.append(_line(_thinned(_smoothed(run.losses)), x, y, "curve"))
@@ -91,10 +89,10 @@ def _bar_rows(bar: Bar, top: float, x: Callable[[float], float]) -> list[str]:
 
 
 def _axes(
-    x: Callable[[float], float], y: Callable[[float], float], last_step: int, low: float, high: float
+    x: Callable[[float], float], y: Callable[[float], float], last_step: int, ticks: Sequence[float]
 ) -> list[str]:
     parts = []
-    for value in _ticks(low, high, 5):
+    for value in ticks:
         parts.append(
             f'<line class="grid" x1="{_LEFT}" y1="{y(value):.1f}" x2="{_WIDTH - _RIGHT}" y2="{y(value):.1f}"/>'
         )
@@ -145,10 +143,20 @@ def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
     return kept if kept[-1] == points[-1] else [*kept, points[-1]]
 
 
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    finite = [value for value in values if math.isfinite(value)] or [0.0]
-    low, high = min(0.0, min(finite)), max(finite)
-    return (low, high * 1.04) if high > low else (low, low + 1.0)
+def _loss_axis(losses: Sequence[float]) -> tuple[Callable[[float], float], list[float]]:
+    """Height of a loss and the values to mark: logarithmic where losses fall by more than a factor of 20, since on a
+    linear axis everything after the first steps would lie on the ground."""
+    finite = [value for value in losses if math.isfinite(value)] or [0.0]
+    low, high = min(finite), max(finite)
+    if low > 0 and high / low > 20:
+        first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+        height = _scale(first, last, _HEIGHT - _BOTTOM, _TOP)
+        return lambda value: height(math.log10(max(value, 10.0**first))), [
+            10.0**power for power in range(first, last + 1)
+        ]
+    low = min(0.0, low)
+    high = high * 1.04 if high > low else low + 1.0
+    return _scale(low, high, _HEIGHT - _BOTTOM, _TOP), _ticks(low, high, 5)
 
 
 def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:

@@ -112,10 +112,11 @@ def ask(config: AskConfig, progress: Callable[[int, int], None] | None = None) -
     )
 
 
-def _decode(planned: PlannedVideo, config: AskConfig, progress: Callable[[int, int], None] | None) -> list[bytes]:
+def requests_of(planned: PlannedVideo, jpeg_quality: int) -> list[DecodeRequest]:
+    """What a decoder is asked, one request per segment, in the order of the video."""
     from pipelines.ingest.types import DecodeRequest
 
-    requests = [
+    return [
         DecodeRequest(
             uri=planned.source.uri,
             codec=planned.codec,
@@ -126,10 +127,14 @@ def _decode(planned: PlannedVideo, config: AskConfig, progress: Callable[[int, i
             width=planned.width,
             height=planned.height,
             orientation=planned.orientation,
-            jpeg_quality=config.frames.jpeg_quality,
+            jpeg_quality=jpeg_quality,
         )
         for segment in planned.segments
     ]
+
+
+def _decode(planned: PlannedVideo, config: AskConfig, progress: Callable[[int, int], None] | None) -> list[bytes]:
+    requests = requests_of(planned, config.frames.jpeg_quality)
     num_processes = min(config.num_processes or os.cpu_count() or 1, len(requests))
     if num_processes == 1:
         return [frame for request in requests for frame in _decode_request(request)]
