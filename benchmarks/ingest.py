@@ -3,8 +3,8 @@
     python benchmarks/ingest.py [FILE…] [--runs 5]
 
 Ours: hash the source, probe it, plan, decode to the exact frames, JPEG; one process, no Ray, no tar. Theirs:
-`ffmpeg -threads 1 -f null -`, which decodes everything and keeps nothing. Without files, five minutes of 640x360 H.264 at
-30 fps are made: once with x264's default GOP, once with a keyframe every two seconds. Prints medians as JSON.
+`ffmpeg -threads 1 -f null -`, which decodes everything and keeps nothing. Without files, five minutes of 640x360 H.264
+at 30 fps are made: once with x264's default GOP, once with a keyframe every two seconds. Prints medians as JSON.
 """
 
 from __future__ import annotations

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from jobs.demo.processes import kill_job, show, start
 from pipelines.training.run_directory import RunDirectory
+from pipelines.training.summary import read_attempts
 
 KILL_WORKER_AFTER, KILL_JOB_AFTER = 0.3, 0.6
-"""Shares of the run's steps. Neither falls on a checkpoint, so both kills lose steps that must be trained again."""
+"""Shares of the run's steps: steps since the newest checkpoint are lost and must be trained again."""
 
 
 def train_through_kills(command: Sequence[str], env: Mapping[str, str], directory: Path) -> int:
@@ -26,11 +27,10 @@ def train_through_kills(command: Sequence[str], env: Mapping[str, str], director
     driver = start(command, env)
     if not _wait_for(driver, lambda: _progress(run) >= KILL_WORKER_AFTER):
         return driver.wait()
-    attempt = _last_attempt(run)
-    pid = attempt[max(attempt)]
-    print(f"\n>>> demo: SIGKILL of worker rank {max(attempt)}, process {pid}; Ray Train restarts the group", flush=True)
-    os.kill(pid, signal.SIGKILL)
-    if not _wait_for(driver, lambda: _progress(run) >= KILL_JOB_AFTER and _last_attempt(run) != attempt):
+    pids = read_attempts(run)[-1].pids
+    print(f"\n>>> demo: SIGKILL of worker rank 1, process {pids[1]}; Ray Train restarts the group", flush=True)
+    os.kill(pids[1], signal.SIGKILL)
+    if not _wait_for(driver, lambda: _progress(run) >= KILL_JOB_AFTER and read_attempts(run)[-1].pids != pids):
         return driver.wait()
     count = kill_job(driver)
     print(f"\n>>> demo: SIGKILL of the whole job, {count} processes; the same command again:", flush=True)
@@ -49,18 +49,9 @@ def _wait_for(driver: subprocess.Popen[bytes], reached: Callable[[], bool]) -> b
 
 def _progress(run: RunDirectory) -> float:
     """Share of the run's steps that the newest attempt has reached; 0 before its first step."""
-    attempts = run.attempts()
-    if not attempts:
-        return 0.0
-    lines = attempts[-1].read_bytes().count(b"\n")
     started = [event for event in run.read_events() if event["event"] == "attempt_started"]
+    files = run.attempts()
+    lines = files[-1].read_bytes().count(b"\n") if files else 0
     if not lines or not started:
         return 0.0
-    return (int(started[-1].get("resumed_from_step") or 0) + lines) / int(started[-1]["num_steps"])
-
-
-def _last_attempt(run: RunDirectory) -> dict[int, int]:
-    """Process of each rank of the newest attempt."""
-    started = [event for event in run.read_events() if event["event"] == "attempt_started"]
-    number = max(int(event["attempt"]) for event in started)
-    return {int(event["rank"]): int(event["pid"]) for event in started if int(event["attempt"]) == number}
+    return (int(started[-1]["resumed_from_step"]) + lines) / int(started[-1]["num_steps"])

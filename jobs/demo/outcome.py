@@ -8,6 +8,7 @@ from pathlib import Path
 from pipelines.evaluation.result import read_result
 from pipelines.manifest_io import read_failures, read_manifest
 from pipelines.training.run_directory import RunDirectory
+from pipelines.training.summary import summarize
 
 CORRUPT_NAME = "corrupt.mp4"
 
@@ -34,9 +35,14 @@ def describe_dataset(data: str) -> str:
 
 def describe_run(directory: Path) -> str:
     run = RunDirectory(directory)
-    starts = sorted({int(e["resumed_from_step"] or 0) for e in run.read_events() if e["event"] == "attempt_started"})
-    resumed = [str(step) for step in starts if step]
-    return f"{run.finished_step()} steps" + (f", resumed at {' and '.join(resumed)}" if resumed else "")
+    summary = summarize(run, "finished", run.finished_step() or 0)
+    resumed = [str(attempt.resumed_from_step) for attempt in summary.attempts if attempt.resumed_from_step]
+    if not resumed:
+        return f"{summary.step} steps"
+    difference = summary.max_replay_difference
+    replay = "with equal losses" if difference == 0 else f"with losses up to {difference:.2g} apart"
+    again = f"{summary.num_replayed_steps} trained again {replay}"
+    return f"{summary.step} steps; resumed at {' and '.join(resumed)}; {again}"
 
 
 def describe_evaluation(directory: Path) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from jobs.demo.outcome import a_question_about, describe_run, write_corrupt_copy
@@ -35,12 +37,17 @@ def test_the_corrupt_file_is_refused_by_the_probe_and_the_clip_it_came_from_is_n
         probe_video(str(corrupt))
 
 
-def test_a_run_is_described_with_the_steps_it_resumed_at(tmp_path):
+def test_a_run_is_described_with_the_steps_it_resumed_at_and_how_the_replay_compares(tmp_path):
     run = RunDirectory(tmp_path)
-    for attempt, step in enumerate((0, 40, 80), start=1):
-        run.append_event("attempt_started", attempt=attempt, rank=0, pid=1, resumed_from_step=step, num_steps=100)
-    run.append_event("finished", attempt=3, step=100)
-    assert describe_run(tmp_path) == "100 steps, resumed at 40 and 80"
+    run.metrics.mkdir()
+    for attempt, (first, last) in enumerate(((0, 45), (40, 100)), start=1):
+        run.append_event(
+            "attempt_started", attempt=attempt, rank=0, pid=1, world_size=1, resumed_from_step=first, num_steps=100
+        )
+        lines = [json.dumps({"step": step, "loss": 1.0 / step, "time": 0.0}) for step in range(first + 1, last + 1)]
+        run.metrics_path(attempt).write_text("\n".join(lines) + "\n")
+    run.append_event("finished", attempt=2, step=100)
+    assert describe_run(tmp_path) == "100 steps; resumed at 40; 5 trained again with equal losses"
 
 
 def test_a_failing_command_ends_the_demo_with_its_name(tmp_path, capfd):
