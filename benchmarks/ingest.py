@@ -37,7 +37,7 @@ def make_files(directory: Path) -> list[Path]:
     files = []
     for name, options in (("default-gop", {}), ("2s-gop", {"g": 60})):
         path = directory / f"640x360-30fps-{name}.mp4"
-        source = ffmpeg.input("mandelbrot=size=640x360:rate=30", f="lavfi", t=300)
+        source = ffmpeg.input("testsrc2=size=640x360:rate=30", f="lavfi", t=300)
         stream = source.output(str(path), vcodec="libx264", pix_fmt="yuv420p", **options)
         ffmpeg.run(stream.global_args("-loglevel", "error", "-y"), cmd=ffmpeg_binary())
         files.append(path)
