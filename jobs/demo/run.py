@@ -122,8 +122,9 @@ def _evaluate(demo: Demo) -> None:
 
 def _promote_and_ask(demo: Demo) -> None:
     seconds = demo.run(
-        "promote", STAGE2, "--as", MODEL, "--to", "champion", "--evaluation", TEST, "--evaluation", CONTROL
-    )
+        "promote", STAGE2, "--as", MODEL, "--to", "champion", "--gates", "gates_demo",
+        "--evaluation", TEST, "--evaluation", CONTROL,
+    )  # fmt: skip
     demo.done("promote", f"{MODEL}, alias champion", CHAMPION, seconds)
     question, answer = outcome.a_question_about(demo.videos / "annotations.jsonl", "test/hour.mp4")
     seconds = demo.run("ask", str(demo.videos / "test" / "hour.mp4"), question, "--model", CHAMPION)
