@@ -18,6 +18,8 @@ class EvaluationConfig:
     protocol: how prompts are written and answers read; part of every metric's name.
     shuffle_videos: the control: every question is asked about another video than its own, so a model that looks is at
         chance. seed: of that assignment. num_control_videos: other videos that one video's questions are spread over.
+    control_repeats: other videos that each question of the control is asked about: a dozen questions asked once give
+        chance only within 25 points.
     max_new_tokens: tokens generated for an answer. dtype: of the model's weights and activations.
     num_questions: first so many questions only (0: all). categories: these only. Either marks the result as a subset.
     length_edges_s: limits of the video-length groups, in seconds, ascending.
@@ -35,6 +37,7 @@ class EvaluationConfig:
     shuffle_videos: bool = False
     seed: int = 0
     num_control_videos: int = 8
+    control_repeats: int = 4
     max_new_tokens: int = 4
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -46,7 +49,7 @@ class EvaluationConfig:
     log_to_mlflow: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "num_replicas", "num_control_videos"):
+        for name in ("max_new_tokens", "num_replicas", "num_control_videos", "control_repeats"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}, but it must be at least 1.")
         if self.num_questions < 0:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pipelines.evaluation.questions import Question, VideoQuestions
 
@@ -23,9 +24,11 @@ def assign_own(videos: Sequence[VideoQuestions]) -> dict[str, list[Question]]:
 
 
 def assign_shuffled(
-    videos: Sequence[VideoQuestions], *, seed: int, num_control_videos: int
+    videos: Sequence[VideoQuestions], *, seed: int, num_control_videos: int, repeats: int = 1
 ) -> dict[str, list[Question]]:
-    """Every question asked about another video: {id of the video shown: questions}. Deterministic.
+    """Every question asked about `repeats` other videos: {id of the video shown: questions}. Deterministic.
+
+    With fewer other videos than that, about all of them. The second and later askings carry "#2", "#3" … in their key.
 
     Raises ValueError when there is no other video to show.
     """
@@ -40,7 +43,9 @@ def assign_shuffled(
             continue
         others = _nearest(video, videos, num_control_videos, seed)
         for index, question in enumerate(sorted(video.questions, key=lambda item: _order(seed, item.key))):
-            shown.setdefault(others[index % len(others)], []).append(question)
+            for time in range(min(repeats, len(others))):
+                asked = question if time == 0 else replace(question, key=f"{question.key}#{time + 1}")
+                shown.setdefault(others[(index + time) % len(others)], []).append(asked)
     return shown
 
 

@@ -67,7 +67,12 @@ def plan_evaluation(config: EvaluationConfig) -> EvaluationPlan:
     if not any(video.questions for video in videos):
         raise ValueError(_nothing_to_ask(config, manifest))
     assigned = (
-        assign_shuffled(videos, seed=config.seed, num_control_videos=config.num_control_videos)
+        assign_shuffled(
+            videos,
+            seed=config.seed,
+            num_control_videos=config.num_control_videos,
+            repeats=config.control_repeats,
+        )
         if config.shuffle_videos
         else assign_own(videos)
     )
@@ -133,12 +138,20 @@ def _identity(config: EvaluationConfig, model_digest: str, manifest_digest: str)
         "manifest_digest": manifest_digest,
         "split": config.split,
         "control": CONTROL if config.shuffle_videos else "",
-        "control_seed": [config.seed, config.num_control_videos] if config.shuffle_videos else [],
+        "control_seed": [config.seed, config.num_control_videos, config.control_repeats]
+        if config.shuffle_videos
+        else [],
         "num_questions": config.num_questions,
         "categories": list(config.categories),
         "max_new_tokens": config.max_new_tokens,
         "dtype": config.dtype,
     }
+
+
+def _control_draw(config: EvaluationConfig) -> list[int]:
+    """What decides which other videos the control shows; nothing without it."""
+    draw = [config.seed, config.num_control_videos, config.control_repeats]
+    return draw if config.shuffle_videos else []
 
 
 def _default_name(config: EvaluationConfig, identity: Mapping[str, object]) -> str:

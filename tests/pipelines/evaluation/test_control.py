@@ -41,6 +41,24 @@ def test_questions_of_the_one_long_video_are_spread_over_others_near_in_length()
     assert max(used.values()) == 4
 
 
+def test_repeats_ask_each_question_about_so_many_different_videos() -> None:
+    shown = assign_shuffled(VIDEOS, seed=3, num_control_videos=6, repeats=4)
+    seen: dict[str, set[str]] = {}
+    keys = []
+    for name, questions in shown.items():
+        for question in questions:
+            keys.append(question.key)
+            seen.setdefault(question.key.partition("#")[0], set()).add(name)
+            assert question.video != name
+    assert len(set(keys)) == len(keys) == 4 * sum(len(item.questions) for item in VIDEOS)
+    assert all(len(names) == 4 for names in seen.values())
+
+
+def test_more_repeats_than_other_videos_ask_about_all_of_them() -> None:
+    shown = assign_shuffled(VIDEOS[:3], seed=3, num_control_videos=6, repeats=9)
+    assert sum(len(questions) for questions in shown.values()) == 2 * 12
+
+
 def test_the_assignment_depends_on_the_seed_alone() -> None:
     assert assign_shuffled(VIDEOS, seed=1, num_control_videos=6) == assign_shuffled(
         VIDEOS, seed=1, num_control_videos=6
