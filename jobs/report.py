@@ -8,7 +8,6 @@ light or dark setting.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,17 +24,8 @@ from jobs.report_parts.facts import (
     promotion_facts,
     run_facts,
 )
+from jobs.report_parts.timing import StepTiming
 from pipelines.evaluation.result import EvaluationResult
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepTiming:
-    """One step of a longer job: what it made, where that lies, and how many seconds it took."""
-
-    name: str
-    made: str
-    where: str
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,16 +82,6 @@ def build_report(inputs: ReportInputs) -> Path:
     out = inputs.out.absolute()
     open_storage(out.parent).write_atomic(out.name, document.encode())
     return out
-
-
-def read_steps(path: Path) -> tuple[StepTiming, ...]:
-    """Steps from a JSON list of {"name", "made", "where", "seconds"}. Raises ValueError naming what is wrong."""
-    try:
-        return tuple(StepTiming(**row) for row in json.loads(path.read_text(encoding="utf-8")))
-    except (TypeError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f'{path} is not a JSON list of {{"name", "made", "where", "seconds"}} objects: {error}'
-        ) from error
 
 
 def _tiles(

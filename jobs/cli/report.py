@@ -28,7 +28,8 @@ def report(
     Example:
       vamba report --run stage1 --run stage2 --data data/demo --out report.html
     """
-    from jobs.report import ReportInputs, build_report, read_steps
+    from jobs.report import ReportInputs, build_report
+    from jobs.report_parts.timing import read_steps
 
     path = build_report(
         ReportInputs(

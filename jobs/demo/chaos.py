@@ -13,7 +13,7 @@ from jobs.demo.processes import kill_job, show, start
 from pipelines.training.run_directory import RunDirectory
 from pipelines.training.summary import read_attempts
 
-KILL_WORKER_AFTER, KILL_JOB_AFTER = 0.3, 0.6
+KILL_WORKER_AFTER, KILL_JOB_AFTER = 0.33, 0.63
 """Shares of the run's steps: steps since the newest checkpoint are lost and must be trained again."""
 
 

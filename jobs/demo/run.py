@@ -17,7 +17,7 @@ from jobs.cli.output import human_bytes, human_seconds, print_table
 from jobs.demo import outcome
 from jobs.demo.chaos import train_through_kills
 from jobs.demo.processes import MemoryWatch, show, start
-from jobs.report import StepTiming
+from jobs.report_parts.timing import StepTiming
 
 MODEL = "vamba-demo"
 CHAMPION = f"models:/{MODEL}@champion"

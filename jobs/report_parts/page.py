@@ -13,7 +13,7 @@ from jobs.report_parts.contact_sheet import ContactSheet, clock
 from jobs.report_parts.facts import DataFacts, RunFacts
 
 if TYPE_CHECKING:
-    from jobs.report import StepTiming
+    from jobs.report_parts.timing import StepTiming
     from pipelines.evaluation.result import EvaluationResult
 
 _LINEAGE_ROWS = (

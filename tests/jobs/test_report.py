@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.report import ReportInputs, StepTiming, build_report
+from jobs.report import ReportInputs, build_report
 from jobs.report_parts.facts import run_facts
+from jobs.report_parts.timing import StepTiming
 from pipelines.evaluation.config import EvaluationConfig
 from pipelines.evaluation.job import run_evaluation
 from tests.pipelines.evaluation.needle_data import make_sample, write_dataset, write_model
