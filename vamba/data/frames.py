@@ -1,4 +1,9 @@
-"""Frames in, pixel patches out: JPEG bytes -> uint8 frames -> resized -> normalised patches of the vision tower.
+"""Frames in, pixel patches out: JPEG bytes -> uint8 frames -> resized -> laid out as rows of the vision tower.
+
+    decode_jpegs, stack_frames ──> uint8[N, H, W, 3] ──frames_to_patches──> uint8[P, C]
+
+Pixels stay uint8 until the tower normalises them on its own device (`vamba.data.normalise`), so that a cache, a batch
+and a copy hold a quarter of what float32 would take. Arrays and tensors take one path; a tensor stays on its device.
 
 Two resizes follow each other, both bicubic: `shortest_edge`/`longest_edge` bound the sides, then the area is rounded to
 whole merge cells of 28 x 28 pixels between `min_pixels` and `max_pixels` (Qwen2-VL's rule). A patch row is
@@ -12,14 +17,18 @@ Shapes: N frames, H height, W width (pixels), P patches, C = 3 * 2 * 14 * 14 val
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
-_STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Pixels = TypeVar("Pixels", np.ndarray, "Tensor")
+"""A numpy array, or a torch tensor on any device; what comes out is of the same kind."""
+
 _MAX_ASPECT = 200
 
 
@@ -71,7 +80,7 @@ def output_size(width: int, height: int, cfg: FrameProcessing) -> tuple[int, int
 
     Raises ValueError for a side below one cell (28 pixels) or an aspect above 200, as Qwen2-VL does.
     """
-    return _round_to_cells(*_bound_edges(width, height, cfg), cfg)
+    return round_to_cells(*bound_edges(width, height, cfg), cfg)
 
 
 def num_frame_pairs(num_frames: int, cfg: FrameProcessing) -> int:
@@ -89,45 +98,47 @@ def num_video_tokens(num_frames: int, width: int, height: int, cfg: FrameProcess
 
 def decode_jpegs(frames: Sequence[bytes]) -> np.ndarray:
     """JPEG files of one size -> uint8[N, H, W, 3], RGB. ValueError names the frame that fails."""
-    import simplejpeg
-
-    if not frames:
-        raise ValueError("no frames to decode")
-    decoded: np.ndarray | None = None
-    for index, data in enumerate(frames):
-        try:
-            image = simplejpeg.decode_jpeg(data, colorspace="RGB")
-        except ValueError as error:
-            raise ValueError(f"frame {index} is not a readable JPEG: {error}") from error
-        if decoded is None:
-            decoded = np.empty((len(frames), *image.shape), np.uint8)
-        if image.shape != decoded.shape[1:]:
-            raise ValueError(f"frame {index} is {image.shape[:2]} pixels, the first is {decoded.shape[1:3]}")
-        decoded[index] = image
-    assert decoded is not None
-    return decoded
+    return _stacked((_decoded(index, data) for index, data in enumerate(frames)), len(frames))
 
 
-def patchify(frames_NHWC: np.ndarray, cfg: FrameProcessing) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """uint8[N, H, W, 3] -> (float32[P, C] patches, grid (t, h, w) in frame pairs and patches)."""
-    if frames_NHWC.dtype != np.uint8 or frames_NHWC.ndim != 4 or frames_NHWC.shape[3] != 3:
-        raise ValueError(f"frames must be uint8 of shape (N, H, W, 3); got {frames_NHWC.dtype} {frames_NHWC.shape}")
-    num_frames, height, width = frames_NHWC.shape[:3]
-    bounded = _bound_edges(width, height, cfg)
-    final = _round_to_cells(*bounded, cfg)
+def stack_frames(images: Sequence[np.ndarray]) -> np.ndarray:
+    """RGB pictures uint8[H, W, 3] of one size -> uint8[N, H, W, 3]. ValueError names the frame that does not fit."""
+    return _stacked(images, len(images))
+
+
+def frames_to_patches(frames_NHWC: Pixels, cfg: FrameProcessing) -> tuple[Pixels, tuple[int, int, int]]:
+    """uint8[N, H, W, 3] -> (uint8[P, C] patches, grid (t, h, w) in frame pairs and patches), on the same device."""
+    from vamba.data.resize import resize
+
+    _check_frames(frames_NHWC)
+    num_frames, height, width = (int(n) for n in frames_NHWC.shape[:3])
+    bounded = bound_edges(width, height, cfg)
+    final = round_to_cells(*bounded, cfg)
     pairs, step = num_frame_pairs(num_frames, cfg), cfg.temporal_patch_size
-    kept = frames_NHWC[: pairs * step] if num_frames >= step else np.repeat(frames_NHWC, step, axis=0)[:step]
-    frames = _resize(_resize(kept, bounded), final)
+    shown_NHWC = frames_NHWC[: pairs * step] if num_frames >= step else frames_NHWC[[0] * step]
+    resized_NHWC = resize(resize(shown_NHWC, bounded), final)
     patch, merge = cfg.patch_size, cfg.merge_size
     grid = (pairs, final[1] // patch, final[0] // patch)
-    cells = frames.reshape(pairs, step, grid[1] // merge, merge, patch, grid[2] // merge, merge, patch, 3)
-    rows = np.ascontiguousarray(cells.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)).reshape(math.prod(grid), 3, -1)
-    patches = np.multiply(rows, (1.0 / (255.0 * _STD))[:, None], dtype=np.float32)
-    patches -= (_MEAN / _STD)[:, None]
-    return patches.reshape(len(rows), -1), grid
+    cells = resized_NHWC.reshape(pairs, step, grid[1] // merge, merge, patch, grid[2] // merge, merge, patch, 3)
+    order = (0, 2, 5, 3, 6, 8, 1, 4, 7)
+    ordered = cells.transpose(order) if isinstance(cells, np.ndarray) else cells.permute(order)
+    return ordered.reshape(math.prod(grid), 3 * step * patch * patch), grid
 
 
-def _bound_edges(width: int, height: int, cfg: FrameProcessing) -> tuple[int, int]:
+def patchify(frames_NHWC: Pixels, cfg: FrameProcessing) -> tuple[Pixels, tuple[int, int, int]]:
+    """`frames_to_patches`, normalised: (float32[P, C], grid), as transformers' processors hand them to a model."""
+    import torch
+
+    from vamba.data.normalise import normalise_patches
+
+    patches, grid = frames_to_patches(frames_NHWC, cfg)
+    if isinstance(patches, np.ndarray):
+        return normalise_patches(torch.from_numpy(patches)).numpy(), grid
+    return normalise_patches(patches), grid
+
+
+def bound_edges(width: int, height: int, cfg: FrameProcessing) -> tuple[int, int]:
+    """(width, height) after the first resize, by `longest_edge` and `shortest_edge`."""
     long_side, short_side = max(width, height), min(width, height)
     if cfg.longest_edge is not None and long_side > cfg.longest_edge:
         shrunk = int(cfg.longest_edge / (long_side / short_side))
@@ -136,14 +147,18 @@ def _bound_edges(width: int, height: int, cfg: FrameProcessing) -> tuple[int, in
     return max(width, floor), max(height, floor)
 
 
-def _round_to_cells(width: int, height: int, cfg: FrameProcessing) -> tuple[int, int]:
+def round_to_cells(width: int, height: int, cfg: FrameProcessing) -> tuple[int, int]:
+    """(width, height) after the second resize, in whole cells; ValueError for what Qwen2-VL does not take."""
     cell = cfg.cell_size
     if min(width, height) < cell:
         raise ValueError(
             f"a frame of {width}x{height} pixels has a side below {cell}, one video token's; raise frames.shortest_edge"
         )
     if max(width, height) / min(width, height) > _MAX_ASPECT:
-        raise ValueError(f"a frame of {width}x{height} pixels has an aspect ratio above {_MAX_ASPECT}")
+        raise ValueError(
+            f"a frame of {width}x{height} pixels has an aspect ratio above {_MAX_ASPECT}, the most the model takes; "
+            "crop it, or raise frames.shortest_edge"
+        )
     new_width, new_height = round(width / cell) * cell, round(height / cell) * cell
     if new_width * new_height > cfg.max_pixels:
         scale = math.sqrt(width * height / cfg.max_pixels)
@@ -154,10 +169,43 @@ def _round_to_cells(width: int, height: int, cfg: FrameProcessing) -> tuple[int,
     return new_width, new_height
 
 
-def _resize(frames_NHWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    if (frames_NHWC.shape[2], frames_NHWC.shape[1]) == size:
-        return frames_NHWC
-    from PIL import Image
+def _decoded(index: int, data: bytes) -> np.ndarray:
+    import simplejpeg
 
-    bicubic = Image.Resampling.BICUBIC
-    return np.stack([np.asarray(Image.fromarray(frame).resize(size, bicubic)) for frame in frames_NHWC])
+    try:
+        return simplejpeg.decode_jpeg(data, colorspace="RGB")
+    except ValueError as error:
+        raise ValueError(f"frame {index} is not a readable JPEG: {error}") from error
+
+
+def _stacked(images: Iterable[np.ndarray], num_frames: int) -> np.ndarray:
+    stacked: np.ndarray | None = None
+    for index, image in enumerate(images):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(
+                f"frame {index} is {image.dtype} {image.shape}; a frame is RGB, uint8 of shape (height, width, 3): "
+                "convert grayscale or transparent pictures first"
+            )
+        if stacked is None:
+            stacked = np.empty((num_frames, *image.shape), np.uint8)
+        if image.shape != stacked.shape[1:]:
+            sizes = [f"{shape[1]}x{shape[0]}" for shape in (image.shape, stacked.shape[1:])]
+            raise ValueError(
+                f"frame {index} is {sizes[0]} pixels, the first is {sizes[1]}; the frames of a video have one size"
+            )
+        stacked[index] = image
+    if stacked is None:
+        raise ValueError("there are no frames; a video has at least one")
+    return stacked
+
+
+def _check_frames(frames_NHWC: np.ndarray | Tensor) -> None:
+    dtype, shape = str(frames_NHWC.dtype).removeprefix("torch."), tuple(frames_NHWC.shape)
+    if dtype == "uint8" and len(shape) == 4 and shape[3] == 3:
+        return
+    remedy = ""
+    if shape[3:] in ((1,), (2,), (4,)):
+        remedy = "; convert grayscale or transparent pictures to RGB first"
+    elif len(shape) == 3:
+        remedy = "; a single picture is frames[None]"
+    raise ValueError(f"frames must be RGB, uint8 of shape (frames, height, width, 3); got {dtype} {shape}{remedy}")

@@ -17,14 +17,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from vamba.data.batch import Batch, EncodedSample, collate
-from vamba.data.frames import decode_jpegs, patchify
+from vamba.data.frames import decode_jpegs, frames_to_patches
 from vamba.data.manifest import SampleRow
 from vamba.data.plan import DataPlan, Pack, PlanState
 from vamba.data.reader_config import ReaderConfig
 from vamba.data.sample import Sample
+from vamba.data.sampling import uniform_indices
 from vamba.data.text import Tokenizer, encode_conversation
 
 ReadRange = Callable[[str, int, int], bytes]
@@ -66,8 +65,9 @@ class SampleEncoder:
     def __call__(self, content: bytes) -> EncodedSample:
         """Raises ValueError when the bytes are not a whole sample."""
         sample = Sample.from_members(_members(content))
-        frames = _thin(sample.frames, self.config.max_frames)
-        patches, grid_thw = patchify(decode_jpegs(frames), self.config.frames)
+        num_frames = self.config.num_frames(len(sample.frames), sample.width, sample.height)
+        chosen = [sample.frames[index] for index in uniform_indices(num_frames, len(sample.frames))]
+        patches, grid_thw = frames_to_patches(decode_jpegs(chosen), self.config.frames)
         return EncodedSample(
             id=sample.id,
             patches=patches,
@@ -181,11 +181,3 @@ def _members(content: bytes) -> Iterator[tuple[str, bytes]]:
             file = archive.extractfile(member)
             assert file is not None
             yield member.name, file.read()
-
-
-def _thin(frames: Sequence[bytes], max_frames: int) -> Sequence[bytes]:
-    """At most `max_frames`: the middle of each of that many equal spans (the release's evaluation rule)."""
-    if len(frames) <= max_frames:
-        return frames
-    splits = np.linspace(0, len(frames), max_frames + 1).astype(int)
-    return [frames[int(middle)] for middle in (splits[:-1] + splits[1:]) // 2]

@@ -2,8 +2,8 @@
 
 Ingest selects by time. The rule at time t is the frame on screen: the last one presented at or before t, counted from
 the first frame's presentation. All arithmetic on time is rational, so that a frame is never missed by a rounding error.
-Evaluation selects by index, with the formulas of the Vamba scripts (`middle`, `uniform`, centred fps), which the golden
-tables pin down. Indices refer to frames in presentation order.
+Evaluation selects by index, with the formulas of the Vamba scripts (`middle`, `uniform`, centred fps, `auto`), which
+the golden tables pin down. Indices refer to frames in presentation order.
 """
 
 from __future__ import annotations
@@ -111,3 +111,18 @@ def fps_centered_indices(
     centres = np.arange(0.5 / rate, num_source_frames / source_fps, 1 / rate)
     indices = [int(index) for index in np.around(centres * source_fps) if index < num_source_frames]
     return indices if max_frames is None else indices[:max_frames]
+
+
+def auto_num_frames(max_img_seq_len: int, height: int, width: int) -> int:
+    """Frames of `height` x `width` pixels that a budget of patches holds, as the Vamba training data computes them.
+
+    The sides are those after `shortest_edge` and `longest_edge`; a patch is 14 x 14 pixels of two frames, not merged.
+    Raises ValueError when not one frame fits.
+    """
+    patches_per_frame = (height // 14) * (width // 14) // 2
+    if not 0 < patches_per_frame <= max_img_seq_len:
+        raise ValueError(
+            f"a frame of {width}x{height} pixels makes {patches_per_frame} patches; it must make one at least and "
+            f"{max_img_seq_len} at most, the limit of a video: raise the limit, or set frames.longest_edge"
+        )
+    return max_img_seq_len // patches_per_frame

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vamba.data.batch import TowerLayout
+from vamba.data.normalise import normalise_patches
 from vamba.model.config import VisionConfig
 from vamba.model.norm import LayerNorm
 from vamba.model.positions import Rotary, patch_rotary, rotate
@@ -32,6 +33,8 @@ class PatchEmbed(nn.Module):
 
     def forward(self, patches_PC: Tensor) -> Tensor:
         weight = self.proj.weight.flatten(1)
+        if patches_PC.dtype == torch.uint8:
+            patches_PC = normalise_patches(patches_PC)
         return F.linear(patches_PC.to(weight.dtype), weight)
 
 
@@ -106,7 +109,7 @@ class VisionTower(nn.Module):
         self.merger = PatchMerger(config)
 
     def forward(self, patches_PC: Tensor, layout: TowerLayout) -> Tensor:
-        """float patches (P, C) -> video tokens (M, d), in the order the patches came in."""
+        """Patches (P, C), uint8 pixels or normalised floats -> video tokens (M, d), in the order they came in."""
         if layout.order_P is not None:
             patches_PC = patches_PC.index_select(0, layout.order_P)
         x_PE = self.patch_embed(patches_PC)
