@@ -35,7 +35,7 @@ class EncodedSample:
 
     id: str
     patches: np.ndarray | None
-    """float32[P, C] of all media in order; None for text alone."""
+    """[P, C] of all media in order, uint8 pixels or normalised floats; None for text alone."""
     grid_thws: tuple[Grid, ...]
     texts: tuple[EncodedText, ...]
 
@@ -91,7 +91,7 @@ class Batch:
     """Which text reads which video; None when no sample has one."""
     video: VideoLayout | None
     patches_PC: Tensor | None
-    """float32[P, C]"""
+    """[P, C] uint8 pixels, which the tower normalises on its device, or normalised floats."""
     num_samples: int
     num_text_tokens: int
     num_loss_tokens: int
@@ -117,11 +117,15 @@ def to_device(layout: _Layout, device: torch.device | str, *, non_blocking: bool
 
 
 def collate(samples: Sequence[EncodedSample], *, merge_size: int = 2) -> Batch:
-    """Pack samples into one batch. Raises ValueError when grids and patches disagree or a sample has no text."""
+    """Pack samples into one batch.
+
+    Raises ValueError when grids and patches disagree, a sample has no text, or pixels and normalised patches are mixed.
+    """
     if not samples:
         raise ValueError("a batch needs at least one sample")
     for sample in samples:
         _check(sample, merge_size)
+    _check_patch_types(samples)
     texts = [text for sample in samples for text in sample.texts]
     lengths = [len(text.input_ids) for text in texts]
     ids = np.concatenate([text.input_ids for text in texts])
@@ -219,6 +223,22 @@ def _check(sample: EncodedSample, merge_size: int) -> None:
         raise ValueError(f"sample {sample.id!r}: {rows} patches, but its grids {sample.grid_thws} need {expected}")
     if any(t < 1 or h % merge_size or w % merge_size or min(h, w) < 1 for t, h, w in sample.grid_thws):
         raise ValueError(f"sample {sample.id!r}: grids {sample.grid_thws} are not multiples of {merge_size} patches")
+
+
+def _check_patch_types(samples: Sequence[EncodedSample]) -> None:
+    types: dict[np.dtype[Any], str] = {}
+    for sample in samples:
+        if sample.patches is None:
+            continue
+        dtype = sample.patches.dtype
+        if dtype != np.uint8 and not np.issubdtype(dtype, np.floating):
+            raise ValueError(
+                f"sample {sample.id!r}: patches are {dtype}; they must be uint8 pixels or normalised floating point"
+            )
+        types.setdefault(dtype, sample.id)
+    if np.dtype(np.uint8) in types and len(types) > 1:
+        found = ", ".join(f"{dtype} in sample {name!r}" for dtype, name in types.items())
+        raise ValueError(f"a batch has one kind of patches, pixels (uint8) or normalised ones; found {found}")
 
 
 def _map_tensors(layout: _Layout, move: Any) -> _Layout:

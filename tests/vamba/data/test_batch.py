@@ -114,6 +114,18 @@ def test_samples_that_do_not_fit_are_named(broken: EncodedSample, message: str) 
         collate([broken])
 
 
+def test_pixels_and_normalised_patches_are_not_mixed() -> None:
+    patches = SAMPLES[2].patches
+    assert patches is not None
+    pixels = replace(SAMPLES[2], patches=patches.astype(np.uint8))
+    packed = collate([SAMPLES[1], pixels, replace(pixels, id="d")]).patches_PC
+    assert packed is not None and packed.dtype == torch.uint8
+    with pytest.raises(ValueError, match="one kind of patches.*float32 in sample 'a', uint8 in sample 'c'"):
+        collate([SAMPLES[0], pixels])
+    with pytest.raises(ValueError, match="sample 'c': patches are int64"):
+        collate([replace(SAMPLES[2], patches=patches.astype(np.int64))])
+
+
 def test_no_samples() -> None:
     with pytest.raises(ValueError, match="at least one"):
         collate([])

@@ -6,8 +6,17 @@ import io
 
 import numpy as np
 import pytest
+import torch
 
-from vamba.data.frames import FrameProcessing, decode_jpegs, num_video_tokens, output_size, patchify
+from vamba.data.frames import (
+    FrameProcessing,
+    decode_jpegs,
+    frames_to_patches,
+    num_video_tokens,
+    output_size,
+    patchify,
+    stack_frames,
+)
 
 PLAIN = FrameProcessing(min_pixels=28 * 28)
 
@@ -49,6 +58,54 @@ def test_odd_last_frame_is_dropped_and_a_single_one_shown_twice() -> None:
     single, grid = patchify(frames[:1], PLAIN)
     assert grid == (1, 2, 2)
     np.testing.assert_array_equal(single, patchify(frames[[0, 0]], PLAIN)[0])
+
+
+@pytest.mark.parametrize(("frames", "width", "height"), [(5, 90, 60), (1, 640, 360), (2, 28, 28), (3, 61, 200)])
+def test_arrays_and_tensors_make_the_same_patches(frames: int, width: int, height: int) -> None:
+    pixels = noise(frames, height, width)
+    from_array, grid = frames_to_patches(pixels, PLAIN)
+    from_tensor, same_grid = frames_to_patches(torch.from_numpy(pixels), PLAIN)
+    assert isinstance(from_array, np.ndarray) and isinstance(from_tensor, torch.Tensor)
+    assert from_array.dtype == np.uint8
+    assert grid == same_grid
+    np.testing.assert_array_equal(from_array, from_tensor.numpy())
+
+
+def test_frames_given_one_by_one() -> None:
+    frames = noise(3, 40, 30)
+    np.testing.assert_array_equal(stack_frames(list(frames)), frames)
+
+
+@pytest.mark.parametrize(
+    ("images", "text"),
+    [
+        ([], "no frames"),
+        ([noise(1, 28, 30)[0], noise(1, 30, 28)[0]], "frame 1 is 28x30 pixels, the first is 30x28"),
+        ([np.zeros((28, 28), np.uint8)], "frame 0 is uint8 .*grayscale"),
+        ([np.zeros((28, 28, 4), np.uint8)], "frame 0 is uint8 .*transparent"),
+        ([np.zeros((28, 28, 3), np.float32)], "frame 0 is float32"),
+    ],
+)
+def test_frames_that_do_not_fit_are_named(images: list[np.ndarray], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        stack_frames(images)
+
+
+@pytest.mark.parametrize(
+    ("shape", "text"),
+    [
+        ((2, 28, 28, 1), "grayscale or transparent pictures to RGB first"),
+        ((2, 28, 28, 4), "grayscale or transparent pictures to RGB first"),
+        ((28, 28, 3), r"a single picture is frames\[None\]"),
+        ((0, 28, 28, 3), "at least one frame"),
+    ],
+)
+def test_what_is_no_rgb_video_is_refused(shape: tuple[int, ...], text: str) -> None:
+    pixels = np.zeros(shape, np.uint8)
+    with pytest.raises(ValueError, match=text):
+        frames_to_patches(pixels, PLAIN)
+    with pytest.raises(ValueError, match=text):
+        frames_to_patches(torch.from_numpy(pixels), PLAIN)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 8])

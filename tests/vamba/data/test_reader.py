@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,24 @@ def test_a_broken_sample_is_named_and_never_replaced(encode: SampleEncoder) -> N
 def test_longer_videos_are_thinned_to_the_cap(encode: SampleEncoder) -> None:
     encoded = encode(tar_bytes(make_sample(1, num_frames=11)))
     assert encoded.grid_thws == ((2, 4, 4),)
+    assert encoded.patches is not None and encoded.patches.dtype == np.uint8
+
+
+def test_a_budget_of_patches_is_a_number_of_frames() -> None:
+    config = ReaderConfig(frames=FrameProcessing(longest_edge=1280), max_frames=1000, max_patches=120_000)
+    assert config.num_frames(900, 640, 360) == 213
+    assert config.num_frames(900, 1920, 1080) == config.num_frames(900, 1280, 720) == 51
+    assert config.num_frames(30, 1920, 1080) == 30
+    with pytest.raises(ValueError, match=r"1280x720 pixels makes 2320 patches.*2000 at most"):
+        replace(config, max_patches=2000).num_frames(900, 1920, 1080)
+
+
+def test_the_plan_counts_what_the_encoder_makes(encode: SampleEncoder) -> None:
+    config = replace(CONFIG, max_frames=100, max_patches=20)  # 8 patches a frame of 56 x 56: two frames
+    encoded = SampleEncoder(encode.tokenizer, config)(tar_bytes(make_sample(1, num_frames=11)))
+    assert encoded.grid_thws == ((1, 4, 4),)
+    row = replace(Shard().rows[0], num_frames=11)
+    assert plan_items([row], config)[0].cost_tokens == 4 + config.text_tokens_per_conversation
 
 
 @pytest.mark.parametrize("make", [lambda: ReaderConfig(max_frames=0), lambda: ReaderConfig(prefetch_steps=0)])
