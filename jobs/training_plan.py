@@ -37,11 +37,11 @@ def _parameters(config: TrainingConfig) -> dict[str, str]:
     import torch
 
     from pipelines.training.session import model_config
-    from vamba.model.vamba import VambaForConditionalGeneration
+    from vamba.model.vamba import Vamba
     from vamba.train.trainable import select_trainable
 
     with torch.device("meta"):
-        model = VambaForConditionalGeneration(model_config(config))
+        model = Vamba(model_config(config))
     select_trainable(model, config.train.trainable, config.train.expected_trainable)
     total, trained = _count(model)
     shards = config.workers.num_workers // config.parallel.replicate

@@ -1,6 +1,6 @@
 """A loaded model that looks at a video once and answers any number of questions about it.
 
-    JPEG frames ──decode, patchify (a piece at a time)──> patches ──encode──> VideoMemory ──generate_many──> text
+    JPEG frames ──decode, lay out (a piece at a time)──> patches ──encode──> VideoMemory ──generate──> text
 
 Used by `vamba evaluate` in this process, by its Ray replicas, and by `vamba ask`. A video goes through in pieces, so
 neither the pixels nor the patches of an hour are ever in memory at once.
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import numpy as np
+    from torch import Tensor
 
     from vamba.data.frames import FrameProcessing
 
@@ -44,26 +44,28 @@ class Answerer:
         import torch
 
         from vamba.data.text import load_tokenizer
-        from vamba.model.pretrained import from_pretrained, read_processing
+        from vamba.hf.modeling import VambaForConditionalGeneration
+        from vamba.model.pretrained import read_processing
 
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         self.processing: FrameProcessing = read_processing(directory)
         self.tokenizer = load_tokenizer(directory)
-        self.model = from_pretrained(directory, dtype=getattr(torch, dtype)).to(self.device).eval()
+        self.model = VambaForConditionalGeneration.from_pretrained(directory, dtype=dtype, device_map=self.device)
 
     def answer(self, frames: Sequence[bytes], questions: Sequence[str], *, max_new_tokens: int) -> Reply:
         """Show the video once and ask everything. `frames` are JPEG files in presentation order."""
         import torch
 
         from vamba.data.text import encode_prompt
+        from vamba.hf.prompts import continue_prompts
 
         started = time.monotonic()
         with torch.inference_mode():
-            memory = self.model.encode_video_stream(video_pieces(frames, self.processing))
+            memory = self.model.encode_video_stream(video_pieces(frames, self.processing, self.device))
             encoded = time.monotonic()
             prompts = [encode_prompt(self.tokenizer, question, media=True) for question in questions]
-            ids = self.model.generate_many(
-                prompts, memory, max_new_tokens=max_new_tokens, eos_ids=self.tokenizer.eos_ids
+            ids = continue_prompts(
+                self.model, prompts, memory, max_new_tokens=max_new_tokens, eos_ids=self.tokenizer.eos_ids
             )
         return Reply(
             texts=tuple(self.tokenizer.decode(row).strip() for row in ids),
@@ -75,24 +77,28 @@ class Answerer:
 
 
 def video_pieces(
-    frames: Sequence[bytes], processing: FrameProcessing
-) -> Iterator[tuple[np.ndarray, tuple[int, int, int]]]:
-    """Consecutive (float32[P, C] patches, (t, h, w) grid) of a video. An odd last frame has no partner and is left out.
+    frames: Sequence[bytes], processing: FrameProcessing, device: str = "cpu"
+) -> Iterator[tuple[Tensor, tuple[int, int, int]]]:
+    """Consecutive (uint8[P, C] patches on `device`, (t, h, w) grid) of a video. An odd last frame is left out.
 
-    Raises ValueError for a frame that is no JPEG, or differs in size from those before it.
+    The decoded frames are what is copied to the device; it resizes them. Raises ValueError for a frame that is no JPEG,
+    or differs in size from those before it.
     """
-    from vamba.data.frames import decode_jpegs, patchify
+    import torch
+
+    from vamba.data.frames import decode_jpegs, frames_to_patches
 
     step = processing.temporal_patch_size
     usable = frames[: len(frames) - len(frames) % step] or frames
-    size = max(_CHUNK_FRAMES - _CHUNK_FRAMES % step, step)
-    cells: tuple[int, int] | None = None
-    for start in range(0, len(usable), size):
-        patches, grid = patchify(decode_jpegs(usable[start : start + size]), processing)
-        if cells is not None and grid[1:] != cells:
-            raise ValueError(f"the frames change size at frame {start}: {grid[1:]} patches after {cells}")
-        cells = grid[1:]
-        yield patches, grid
+    piece = max(_CHUNK_FRAMES - _CHUNK_FRAMES % step, step)
+    size: tuple[int, ...] | None = None
+    for start in range(0, len(usable), piece):
+        pixels = decode_jpegs(usable[start : start + piece])
+        height, width = pixels.shape[1:3]
+        if size not in (None, (width, height)):
+            raise ValueError(f"the frames change size at frame {start}: {(width, height)} pixels after {size}")
+        size = (width, height)
+        yield frames_to_patches(torch.from_numpy(pixels).to(device), processing)
 
 
 def chance_level(num_options: Iterable[int]) -> float | None:

@@ -29,7 +29,7 @@ from vamba.data.reader_config import plan_items
 
 if TYPE_CHECKING:
     from vamba.model.config import ModelConfig
-    from vamba.model.vamba import VambaForConditionalGeneration
+    from vamba.model.vamba import Vamba
     from vamba.train.state import TrainState
     from vamba.train.step import StepResult
 
@@ -77,28 +77,28 @@ def tokenizer_directory(config: TrainingConfig) -> Path:
     return Path(str(files("vamba"))) / TINY_TOKENIZER
 
 
-def build_model(config: TrainingConfig) -> VambaForConditionalGeneration:
+def build_model(config: TrainingConfig) -> Vamba:
     """The whole model on the CPU: read from `init_from` (a directory by now), or initialised from the seed."""
     if config.model.init_from:
         from vamba.model.pretrained import from_pretrained
 
         return from_pretrained(config.model.init_from)
     from vamba.model.init import init_weights_
-    from vamba.model.vamba import VambaForConditionalGeneration
+    from vamba.model.vamba import Vamba
 
-    model = VambaForConditionalGeneration(model_config(config))
+    model = Vamba(model_config(config))
     init_weights_(model, seed=config.train.seed)
     return model
 
 
-def build_model_shell(config: TrainingConfig) -> VambaForConditionalGeneration:
+def build_model_shell(config: TrainingConfig) -> Vamba:
     """The run's architecture without memory behind it (torch's meta device): names and sizes to count."""
     import torch
 
-    from vamba.model.vamba import VambaForConditionalGeneration
+    from vamba.model.vamba import Vamba
 
     with torch.device("meta"):
-        return VambaForConditionalGeneration(model_config(config))
+        return Vamba(model_config(config))
 
 
 def model_config(config: TrainingConfig) -> ModelConfig:

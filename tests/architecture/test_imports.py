@@ -19,11 +19,14 @@ KERNEL_PACKAGES = ("mamba_ssm", "causal_conv1d", "flash_attn", "triton")
 FORBIDDEN = [
     ("vamba", ("ray", "mlflow", "pyarrow", "pipelines", "jobs")),
     ("pipelines", ("jobs",)),
-    # A layer of vamba imports only what stands to its left: data, ops -> model -> parallel -> train.
-    ("vamba.data", ("vamba.model", "vamba.parallel", "vamba.train")),
-    ("vamba.ops", ("vamba.data", "vamba.model", "vamba.parallel", "vamba.train")),
-    ("vamba.model", ("vamba.parallel", "vamba.train")),
-    ("vamba.parallel", ("vamba.train",)),
+    # A layer of vamba imports only what stands to its left: data, ops -> model -> hf, or model -> parallel -> train.
+    # Only hf knows transformers: the rest trains and encodes with torch alone.
+    ("vamba.data", ("vamba.model", "vamba.hf", "vamba.parallel", "vamba.train", "transformers")),
+    ("vamba.ops", ("vamba.data", "vamba.model", "vamba.hf", "vamba.parallel", "vamba.train", "transformers")),
+    ("vamba.model", ("vamba.hf", "vamba.parallel", "vamba.train", "transformers")),
+    ("vamba.hf", ("vamba.parallel", "vamba.train")),
+    ("vamba.parallel", ("vamba.hf", "vamba.train", "transformers")),
+    ("vamba.train", ("vamba.hf", "transformers")),
 ]
 
 # The shard contract, which every decode worker loads: the standard library, numpy, and itself.

@@ -15,8 +15,8 @@ from tests.golden.case import ACTIVATIONS, Case, assert_close, load_case
 from tests.golden.test_model import check_stages, video_batch
 from vamba.model.config import ModelConfig
 from vamba.model.convert import convert_qwen2_vl
-from vamba.model.pretrained import from_pretrained
-from vamba.model.vamba import VambaForConditionalGeneration
+from vamba.model.pretrained import from_pretrained, save_pretrained
+from vamba.model.vamba import Vamba
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +25,7 @@ def case() -> Case:
 
 
 @pytest.fixture(scope="module", params=["config.json", "config_legacy_hub_format.json"])
-def model(
-    case: Case, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> VambaForConditionalGeneration:
+def model(case: Case, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Vamba:
     source, out = tmp_path_factory.mktemp("qwen"), tmp_path_factory.mktemp("out") / "vamba"
     shutil.copy(case.directory / "model.safetensors", source)
     shutil.copy(case.directory / request.param, source / "config.json")
@@ -49,7 +47,7 @@ def test_formats_agree(case: Case) -> None:
     assert replace(read[0], vision_token_id=0) == replace(read[1], vision_token_id=0)
 
 
-def test_stages(case: Case, model: VambaForConditionalGeneration) -> None:
+def test_stages(case: Case, model: Vamba) -> None:
     batch = video_batch(case.inputs)
     check_stages(model, batch, case.outputs, "vamba.")
     with torch.no_grad():
@@ -59,8 +57,8 @@ def test_stages(case: Case, model: VambaForConditionalGeneration) -> None:
         assert_close(tower, case.outputs["vision_tower"], ACTIVATIONS, "vision_tower")
 
 
-def test_alpha_one_is_qwen2_vl(case: Case, model: VambaForConditionalGeneration, tmp_path: Path) -> None:
-    model.save_pretrained(tmp_path / "copy")
+def test_alpha_one_is_qwen2_vl(case: Case, model: Vamba, tmp_path: Path) -> None:
+    save_pretrained(model, tmp_path / "copy")
     copy = from_pretrained(tmp_path / "copy")
     with torch.no_grad():
         for layer in copy.model.layers:

@@ -69,6 +69,18 @@ class VideoLayout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherRows:
+    """What a teacher thought at labelled positions, for distillation."""
+
+    positions_R: Tensor
+    """int64[R] text positions: the labelled ones themselves, not those before them."""
+    token_ids_Rk: Tensor
+    """int64[R, k] the teacher's k likeliest tokens."""
+    logits_Rk: Tensor
+    """float[R, k] its logits of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """Packed samples. Immutable; `to` gives the same batch on a device."""
 
@@ -90,6 +102,8 @@ class Batch:
     cross: CrossLayout | None
     """Which text reads which video; None when no sample has one."""
     video: VideoLayout | None
+    teacher: TeacherRows | None
+    """Of the conversations that have one; None when none has."""
     patches_PC: Tensor | None
     """[P, C] uint8 pixels, which the tower normalises on its device, or normalised floats."""
     num_samples: int
@@ -149,6 +163,7 @@ def collate(samples: Sequence[EncodedSample], *, merge_size: int = 2) -> Batch:
         loss_targets_N=torch.from_numpy(labels[targets]),
         text=segments(lengths),
         cross=cross_layout(text_lengths, video_lengths),
+        teacher=_teacher_rows(texts, starts),
         video=video_layout([sample.grid_thws for sample in samples if sample.grid_thws], merge_size=merge_size),
         patches_PC=torch.from_numpy(np.concatenate(patches)) if patches else None,
         num_samples=len(samples),
@@ -212,6 +227,23 @@ def _patch_positions(grid: Grid, merge_size: int) -> np.ndarray:
 def _token_positions(grid: Grid, merge_size: int) -> np.ndarray:
     t, h, w = grid
     return np.indices((t, h // merge_size, w // merge_size)).reshape(3, -1)
+
+
+def _teacher_rows(texts: Sequence[EncodedText], starts: np.ndarray) -> TeacherRows | None:
+    taught = [
+        (start, text, text.teacher) for start, text in zip(starts, texts, strict=True) if text.teacher is not None
+    ]
+    if not taught:
+        return None
+    sizes = {teacher.token_ids.shape[1] for _, _, teacher in taught}
+    if len(sizes) > 1:
+        raise ValueError(f"teachers give {sorted(sizes)} logits per token; all of a batch must give the same number")
+    positions = [start + np.flatnonzero(text.labels != IGNORE_LABEL) for start, text, _ in taught]
+    return TeacherRows(
+        positions_R=torch.from_numpy(np.concatenate(positions)),
+        token_ids_Rk=torch.from_numpy(np.concatenate([teacher.token_ids for _, _, teacher in taught])),
+        logits_Rk=torch.from_numpy(np.concatenate([teacher.logits for _, _, teacher in taught])),
+    )
 
 
 def _check(sample: EncodedSample, merge_size: int) -> None:

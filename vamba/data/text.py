@@ -74,6 +74,23 @@ class Tokenizer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherLogits:
+    """A teacher's k largest logits at each labelled token of a conversation, in order."""
+
+    token_ids: np.ndarray
+    """int64[labelled tokens, k]"""
+    logits: np.ndarray
+    """float[labelled tokens, k]"""
+
+    def __post_init__(self) -> None:
+        if self.token_ids.ndim != 2 or self.token_ids.shape != self.logits.shape:
+            raise ValueError(
+                f"teacher token ids have shape {self.token_ids.shape} and logits {self.logits.shape}; "
+                "both must be (labelled tokens, k)"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedText:
     """One conversation as the model reads it."""
 
@@ -81,6 +98,14 @@ class EncodedText:
     """int64[T] token ids."""
     labels: np.ndarray
     """int64[T]; -100 where no loss is taken. Not shifted: labels[t] == input_ids[t] where it counts."""
+    teacher: TeacherLogits | None = None
+    """For distillation: one row per labelled token."""
+
+    def __post_init__(self) -> None:
+        rows = None if self.teacher is None else len(self.teacher.token_ids)
+        labelled = int((self.labels != IGNORE_LABEL).sum())
+        if rows not in (None, labelled):
+            raise ValueError(f"the teacher has {rows} rows, but the conversation has {labelled} labelled tokens")
 
 
 def load_tokenizer(directory: str | Path) -> Tokenizer:

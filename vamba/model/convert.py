@@ -24,7 +24,7 @@ from vamba.model.pretrained import (
     read_tensors,
     write_checkpoint,
 )
-from vamba.model.vamba import VambaForConditionalGeneration
+from vamba.model.vamba import Vamba
 
 _RENAMED = (("model.language_model.", "model."), ("model.visual.", "visual."))
 """Module names that transformers 5 uses in memory, and some tools save, and the names in checkpoints."""
@@ -47,7 +47,7 @@ def convert_qwen2_vl(
     mixer = mixer or MixerConfig(hidden_dim=base.hidden_size)
     config = replace(base, mixer=replace(mixer, enable=True))
     with torch.device("meta"):
-        model = VambaForConditionalGeneration(config)
+        model = Vamba(config)
     write_checkpoint(
         out,
         config,

@@ -17,18 +17,19 @@ import torch
 from torch import Tensor, nn
 
 from vamba.model.config import ModelConfig
-from vamba.model.vamba import VambaForConditionalGeneration
+from vamba.model.vamba import PackedVamba
 
 NEW_PARTS = r"cross_attn|vision_mixer|alpha"
 """Regular expression: parameters a Qwen2-VL checkpoint does not have (stage 1 trains these alone)."""
 
 
 @torch.no_grad()
-def init_weights_(model: VambaForConditionalGeneration, seed: int = 0) -> None:
-    """Fill every parameter in place."""
+def init_weights_(model: nn.Module, seed: int = 0) -> None:
+    """Fill every parameter of a hybrid (a module that is a `PackedVamba`) in place."""
+    assert isinstance(model, PackedVamba)
     for name, parameter in model.named_parameters():
         owner = model.get_submodule(name.rpartition(".")[0])
-        value = initial_value(name, tuple(parameter.shape), model.config, seed, is_norm=_is_norm(owner))
+        value = initial_value(name, tuple(parameter.shape), model.architecture, seed, is_norm=_is_norm(owner))
         parameter.copy_(value.to(parameter.dtype))
 
 

@@ -29,7 +29,9 @@ from vamba.ops.attention.layout import CrossLayout, Segments
 from vamba.ops.backends import Operations
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(q_THD, k_TKD, v_TKD) -> out_THD: how queries find keys, decided by the caller (packed batch, cache, memory)."""
+"""(q_THD, k_TKD, v_TKD) -> out_THD: how text finds text, decided by the caller (packed batch, cache)."""
+Read = Callable[[Tensor], Tensor]
+"""q_THD -> out_THD: how text finds video, decided by the caller (this batch's keys, or an encoded video's)."""
 KeysValues = tuple[Tensor, Tensor]
 """(k_MKD, v_MKD)"""
 
@@ -80,11 +82,11 @@ class CrossAttention(_Projections):
         k_MKD = self._heads(self.k_proj(v_MD))
         return (k_MKD if rotary is None else rotate(k_MKD, rotary)), self._heads(self.v_proj(v_MD))
 
-    def forward(self, n_TD: Tensor, keys_values: KeysValues, rotary: Rotary | None, attend: Attend) -> Tensor:
+    def forward(self, n_TD: Tensor, rotary: Rotary | None, read: Read) -> Tensor:
         q_THD = self._heads(self.q_proj(n_TD))
         if rotary is not None:
             q_THD = rotate(q_THD, rotary)
-        return self.o_proj(attend(q_THD, *keys_values).flatten(-2))
+        return self.o_proj(read(q_THD).flatten(-2))
 
 
 class MLP(nn.Module):
@@ -116,14 +118,13 @@ class HybridLayer(nn.Module):
 
     def forward(self, t_TD: Tensor, v_MD: Tensor | None, context: PackedContext) -> tuple[Tensor, Tensor | None]:
         """Both streams through the layer, for a packed batch."""
-        keys_values: KeysValues | None = None
-        attend_cross: Attend | None = None
+        read: Read | None = None
         if v_MD is not None:
-            v_MD, keys_values = self.read_video(v_MD, context.video_rotary)
-            attend_cross = partial(self.ops.cross_attention, layout=context.cross)
+            v_MD, (k_MKD, values_MKD) = self.read_video(v_MD, context.video_rotary)
+            read = partial(self.ops.cross_attention, k_MKD=k_MKD, v_MKD=values_MKD, layout=context.cross)
             v_MD, _ = self.mix_video(v_MD, context.seq_idx_1M, None)
-        attend_self = partial(self.ops.self_attention, layout=context.text)
-        return self.update_text(t_TD, keys_values, context.text_rotary, attend_self, attend_cross), v_MD
+        attend = partial(self.ops.self_attention, layout=context.text)
+        return self.update_text(t_TD, context.text_rotary, attend, read), v_MD
 
     def read_video(self, v_MD: Tensor, rotary: Rotary | None) -> tuple[Tensor, KeysValues]:
         """The video stream as this layer sees it, and the keys and values the text reads."""
@@ -140,20 +141,13 @@ class HybridLayer(nn.Module):
         mixed_1MD, state = self.vision_mixer(v_MD[None], seq_idx_1M, state)
         return mixed_1MD[0], state
 
-    def update_text(
-        self,
-        t_TD: Tensor,
-        keys_values: KeysValues | None,
-        rotary: Rotary,
-        attend_self: Attend,
-        attend_cross: Attend | None,
-    ) -> Tensor:
-        """The text stream after the layer. Without a video, cross-attention adds nothing."""
+    def update_text(self, t_TD: Tensor, rotary: Rotary, attend: Attend, read: Read | None) -> Tensor:
+        """The text stream after the layer. Without a video (`read` is None), cross-attention adds nothing."""
         n_TD = self.input_layernorm(t_TD)
-        own_TD = self.self_attn(n_TD, rotary, attend_self)
+        own_TD = self.self_attn(n_TD, rotary, attend)
         seen_TD = torch.zeros_like(own_TD)
-        if keys_values is not None and attend_cross is not None:
-            seen_TD = self.cross_attn(n_TD, keys_values, rotary if self.rotates_cross else None, attend_cross)
+        if read is not None:
+            seen_TD = self.cross_attn(n_TD, rotary if self.rotates_cross else None, read)
         if self.alpha is None:
             t_TD = t_TD + own_TD + seen_TD
         else:

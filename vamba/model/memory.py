@@ -4,13 +4,13 @@ The video stream never depends on the text, so it can run alone, piece by piece,
 then through the layers, each carrying its mixer's state to the next piece. The result does not depend on how it was
 cut.
 
-Shapes: P patches, M video tokens, K key/value heads, D values per head.
+Shapes: P patches, M video tokens, T text tokens, H query heads, K key/value heads, D values per head.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,10 +19,12 @@ from torch import Tensor
 
 from vamba.data.batch import Grid, to_device, video_layout
 from vamba.model.positions import video_rotary
+from vamba.ops.attention.layout import CrossLayout, Segments, segments
 
 if TYPE_CHECKING:
     from vamba.model.mixer import MixerState
-    from vamba.model.vamba import VambaForConditionalGeneration
+    from vamba.model.vamba import PackedVamba
+    from vamba.ops.backends import Operations
 
 _Piece = tuple[Tensor, Grid, int]
 """(patches, their grid, frame pairs of this item that came before)"""
@@ -33,25 +35,41 @@ class VideoMemory:
     """What the text reads of one video, layer by layer."""
 
     keys: tuple[Tensor, ...]
-    """(K, M, D) per layer."""
+    """(M, K, D) per layer."""
     values: tuple[Tensor, ...]
-    """(K, M, D) per layer."""
-    num_tokens: int
+    """(M, K, D) per layer."""
+    layout: Segments
+    """All tokens in one run."""
+    ops: Operations
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.keys[0])
 
     @property
     def size_bytes(self) -> int:
         return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
 
     def to(self, device: torch.device | str) -> VideoMemory:
-        return VideoMemory(
+        return replace(
+            self,
             keys=tuple(t.to(device) for t in self.keys),
             values=tuple(t.to(device) for t in self.values),
-            num_tokens=self.num_tokens,
+            layout=to_device(self.layout, device),
         )
+
+    def layout_for(self, num_queries: int) -> CrossLayout:
+        """How that many queries meet the video: all of them see all of it. Made once per pass, read by every layer."""
+        queries = to_device(segments([num_queries]), self.keys[0].device)
+        return CrossLayout(queries=queries, keys=self.layout, key_mask_GL=None, query_tokens=None)
+
+    def read(self, layer: int, q_THD: Tensor, layout: CrossLayout) -> Tensor:
+        """What the queries see of the video in one layer; each key is read once for all of them."""
+        return self.ops.cross_attention(q_THD, self.keys[layer], self.values[layer], layout=layout)
 
 
 def encode_video(
-    model: VambaForConditionalGeneration,
+    model: PackedVamba,
     patches: np.ndarray | Tensor,
     grid_thw: Grid | Sequence[Grid],
     *,
@@ -67,12 +85,10 @@ def encode_video(
     expected = sum(t * h * w for t, h, w in grids)
     if not grids or len(rows) != expected:
         raise ValueError(f"{len(rows)} patches were given, but the grids {grids} need {expected}")
-    return _encode(model, _cut(rows, grids, chunk_tokens, model.config.vision.spatial_merge_size**2))
+    return _encode(model, _cut(rows, grids, chunk_tokens, model.architecture.vision.spatial_merge_size**2))
 
 
-def encode_video_stream(
-    model: VambaForConditionalGeneration, pieces: Iterable[tuple[np.ndarray | Tensor, Grid]]
-) -> VideoMemory:
+def encode_video_stream(model: PackedVamba, pieces: Iterable[tuple[np.ndarray | Tensor, Grid]]) -> VideoMemory:
     """The memory of one video from consecutive pieces of whole frame pairs; ValueError when they differ in size."""
 
     def numbered() -> Iterator[_Piece]:
@@ -89,21 +105,21 @@ def encode_video_stream(
 
 
 @torch.no_grad()
-def _encode(model: VambaForConditionalGeneration, pieces: Iterable[_Piece]) -> VideoMemory:
-    layers = model.model.hybrid_layers
+def _encode(model: PackedVamba, pieces: Iterable[_Piece]) -> VideoMemory:
+    layers, device = model.model.hybrid_layers, model.model.embed_tokens.weight.device
     states: list[MixerState | None] = [None] * len(layers)
     keys: list[list[Tensor]] = [[] for _ in layers]
     values: list[list[Tensor]] = [[] for _ in layers]
     for patches, grid, pairs_before in pieces:
-        layout = video_layout([[grid]], merge_size=model.config.vision.spatial_merge_size)
+        layout = video_layout([[grid]], merge_size=model.architecture.vision.spatial_merge_size)
         assert layout is not None
-        v_MD = model.visual(patches.to(model.device), to_device(layout.tower, model.device))
+        v_MD = model.visual(patches.to(device), to_device(layout.tower, device))
         rotary = None
-        if model.config.cross_attn_use_position_embeddings:
+        if model.architecture.cross_attn_use_position_embeddings:
             positions = layout.position_ids_3M + torch.tensor([[pairs_before], [0], [0]])
-            config = model.config
+            config = model.architecture
             rotary = video_rotary(
-                positions.to(model.device), config.mrope_section, config.head_dim, config.rope_theta, v_MD.dtype
+                positions.to(device), config.mrope_section, config.head_dim, config.rope_theta, v_MD.dtype
             )
         for index, layer in enumerate(layers):
             v_MD, (k_MKD, v_MKD) = layer.read_video(v_MD, rotary)
@@ -112,8 +128,9 @@ def _encode(model: VambaForConditionalGeneration, pieces: Iterable[_Piece]) -> V
             v_MD, states[index] = layer.mix_video(v_MD, None, states[index])
     if not keys[0]:
         raise ValueError("the video has no frames: nothing to encode")
-    joined = [tuple(torch.cat(parts).transpose(0, 1).contiguous() for parts in kind) for kind in (keys, values)]
-    return VideoMemory(keys=joined[0], values=joined[1], num_tokens=joined[0][0].shape[1])
+    joined = [tuple(torch.cat(parts) for parts in kind) for kind in (keys, values)]
+    run = to_device(segments([len(joined[0][0])]), device)
+    return VideoMemory(keys=joined[0], values=joined[1], layout=run, ops=model.ops)
 
 
 def _cut(patches: Tensor, grids: Sequence[Grid], chunk_tokens: int, cell: int) -> Iterator[_Piece]:

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vamba.data.frames import FrameProcessing
 from vamba.model.config import ModelConfig
-from vamba.model.vamba import VambaForConditionalGeneration
+from vamba.model.vamba import PackedVamba, Vamba
 from vamba.ops.backends import Backends
 
 if TYPE_CHECKING:
@@ -53,41 +53,48 @@ class CheckpointMismatch(ValueError):
 
 def from_pretrained(
     directory: str | Path, *, dtype: torch.dtype | None = None, backends: Backends | None = None
-) -> VambaForConditionalGeneration:
+) -> Vamba:
     """The model of a checkpoint directory, on the CPU, in evaluation mode.
 
     `dtype` converts floating parameters (except `FLOAT32_PARTS`); by default each keeps the stored one. Raises
     CheckpointMismatch naming the tensors that don't fit, ValueError for a directory that is no checkpoint.
     """
-    config = read_config(directory)
     with torch.device("meta"):
-        model = VambaForConditionalGeneration(config, backends)
+        model = Vamba(read_config(directory), backends)
+    fill(model, directory, dtype=dtype)
+    return model.eval()
+
+
+def fill(model: nn.Module, directory: str | Path, *, dtype: torch.dtype | None = None) -> None:
+    """Put the tensors of a checkpoint directory in the place of a hybrid's parameters; see `from_pretrained`."""
+    assert isinstance(model, PackedVamba)
     expected = expected_tensors(model)
     state = dict(read_tensors(directory))
     _check_fit(Path(directory), {name: tuple(t.shape) for name, t in state.items()}, expected)
     if dtype is not None:
         state = {name: _cast(name, tensor, dtype) for name, tensor in state.items()}
-    if config.tie_word_embeddings:
+    tied = model.architecture.tie_word_embeddings
+    if tied:
         state["lm_head.weight"] = state["model.embed_tokens.weight"]
     model.load_state_dict(state, assign=True)
-    if config.tie_word_embeddings:
+    if tied:
         model.lm_head.weight = model.model.embed_tokens.weight
-    return model.eval()
 
 
 def save_pretrained(
-    model: VambaForConditionalGeneration,
+    model: nn.Module,
     directory: str | Path,
     *,
     tokenizer_dir: str | Path | None = None,
     processing: FrameProcessing | None = None,
     max_shard_bytes: int = 4_000_000_000,
 ) -> None:
-    """Write a model; see `write_checkpoint`."""
+    """Write a hybrid; see `write_checkpoint`."""
+    assert isinstance(model, PackedVamba)
     state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     write_checkpoint(
         directory,
-        model.config,
+        model.architecture,
         state.items(),
         tokenizer_dir=tokenizer_dir,
         processing=processing,
@@ -174,10 +181,11 @@ def weight_files(directory: str | Path) -> list[Path]:
     return [root / WEIGHTS_FILE]
 
 
-def expected_tensors(model: VambaForConditionalGeneration) -> dict[str, tuple[int, ...]]:
+def expected_tensors(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors a checkpoint of this model holds."""
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    if model.config.tie_word_embeddings:
+    assert isinstance(model, PackedVamba)
+    if model.architecture.tie_word_embeddings:
         del shapes["lm_head.weight"]
     return shapes
 

@@ -6,12 +6,16 @@ A packed `Batch` goes in; logits or a summed loss come out:
     logits = lm_head(norm(t))
 Parameter names are those of the published checkpoints. Vamba (arXiv 2503.11579).
 
-Shapes: T text tokens, M video tokens, D width, V vocabulary, N labelled tokens, B rows of a padded input.
+`PackedVamba` holds what a hybrid does, so that two classes share it: `Vamba`, which needs torch alone and is what
+training shards, and `vamba.hf`'s VambaForConditionalGeneration, which transformers generates with.
+
+Shapes: T text tokens, M video tokens, D width, V vocabulary, N labelled tokens, R rows with a teacher, k its logits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -20,7 +24,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vamba.data.batch import Batch, Grid
-from vamba.model import generate as generation
 from vamba.model import memory as video_memory
 from vamba.model.config import ModelConfig
 from vamba.model.layer import HybridLayer, PackedContext
@@ -30,12 +33,9 @@ from vamba.model.vision import VisionTower
 from vamba.ops.backends import Backends, Operations, choose
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy as np
 
     from vamba.model.memory import VideoMemory
-    from vamba.model.padded import PaddedOutput
 
 
 class HybridModel(nn.Module):
@@ -43,7 +43,7 @@ class HybridModel(nn.Module):
 
     def __init__(self, config: ModelConfig, ops: Operations) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.ops = config, ops
         self.recompute_activations = False
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         last = config.num_hidden_layers - 1
@@ -87,36 +87,68 @@ class HybridModel(nn.Module):
         )
 
 
-class VambaForConditionalGeneration(nn.Module):
-    """The complete model.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossTerms:
+    """Sums over the tokens of a batch, and how many tokens each is a sum over."""
 
-    `backends` names the implementations of scan, convolution and attention; what was chosen is in `self.ops.names`.
-    Raises BackendUnavailable for one that is named and can't run here. Parameters are left uninitialised in the parts
-    torch does not initialise: load a checkpoint or call `vamba.model.init.init_weights_`.
-    """
+    cross_entropy: Tensor
+    """Of the labelled tokens, each predicted from the position before it."""
+    num_loss_tokens: int
+    divergence: Tensor | None
+    """KL(teacher || model) over the teacher's top k, at the labelled positions themselves; None without a teacher."""
+    num_teacher_tokens: int
 
-    def __init__(self, config: ModelConfig, backends: Backends | None = None) -> None:
-        super().__init__()
-        self.config = config
-        self.ops = choose(backends or Backends())
-        self.visual = VisionTower(config.vision)
-        self.model = HybridModel(config, self.ops)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        if config.tie_word_embeddings:
-            self.lm_head.weight = self.model.embed_tokens.weight
+
+class PackedVamba:
+    """What a hybrid does with packed batches; mixed into a module that holds the three parts below."""
+
+    visual: VisionTower
+    model: HybridModel
+    lm_head: nn.Linear
 
     @property
-    def device(self) -> torch.device:
-        return self.model.embed_tokens.weight.device
+    def architecture(self) -> ModelConfig:
+        """The configuration the parts were built from."""
+        return self.model.config
 
-    def forward(self, batch: Batch) -> Tensor:
+    @property
+    def ops(self) -> Operations:
+        """The chosen implementations of scan, convolution and attention; `ops.names` says which."""
+        return self.model.ops
+
+    def logits(self, batch: Batch) -> Tensor:
         """Logits (T, V), float32 or wider, of every text token of the batch."""
-        return self._logits(self.hidden_states(batch))
+        return self.head(self.hidden_states(batch))
 
     def loss(self, batch: Batch) -> tuple[Tensor, int]:
-        """(summed cross-entropy over the labelled tokens, their number). Logits are made for those tokens alone."""
-        logits_NV = self._logits(self.hidden_states(batch).index_select(0, batch.loss_positions_N))
-        return F.cross_entropy(logits_NV, batch.loss_targets_N, reduction="sum"), batch.num_loss_tokens
+        """(summed loss over the labelled tokens, their number).
+
+        With a teacher in the batch, `distill_coeff` times the divergence is added to the cross-entropy. Both are sums over
+        the same tokens, because a label never stands on the first token of a conversation.
+        """  # noqa: E501
+        terms = self.loss_terms(batch)
+        if terms.divergence is None:
+            return terms.cross_entropy, terms.num_loss_tokens
+        return terms.cross_entropy + self.architecture.distill_coeff * terms.divergence, terms.num_loss_tokens
+
+    def loss_terms(self, batch: Batch, t_TD: Tensor | None = None) -> LossTerms:
+        """Cross-entropy and divergence apart, of hidden states where they are at hand.
+
+        Logits are made for the scored tokens alone.
+        """
+        t_TD = self.hidden_states(batch) if t_TD is None else t_TD
+        logits_NV = self.head(t_TD.index_select(0, batch.loss_positions_N))
+        teacher, divergence = batch.teacher, None
+        if teacher is not None:
+            divergence = _divergence(
+                self.head(t_TD.index_select(0, teacher.positions_R)), teacher.token_ids_Rk, teacher.logits_Rk
+            )
+        return LossTerms(
+            cross_entropy=F.cross_entropy(logits_NV, batch.loss_targets_N, reduction="sum"),
+            num_loss_tokens=batch.num_loss_tokens,
+            divergence=divergence,
+            num_teacher_tokens=0 if teacher is None else len(teacher.positions_R),
+        )
 
     def hidden_states(self, batch: Batch) -> Tensor:
         """Text hidden states (T, D) after the final norm."""
@@ -126,30 +158,10 @@ class VambaForConditionalGeneration(nn.Module):
             v_MD = self.visual(batch.patches_PC, batch.video.tower)
         return self.model(batch, v_MD)
 
-    def forward_padded(
-        self,
-        input_ids_BT: Tensor,
-        attention_mask_BT: Tensor | None = None,
-        *,
-        pixel_values: Tensor | None = None,
-        image_grid_thw: Tensor | None = None,
-        pixel_values_videos: Tensor | None = None,
-        video_grid_thw: Tensor | None = None,
-        media_per_row: Sequence[tuple[int, int]] | None = None,
-        labels_BT: Tensor | None = None,
-    ) -> PaddedOutput:
-        """Rows padded on either side, with transformers' names for media; see `vamba.model.padded`."""
-        from vamba.model.padded import forward_padded
-
-        return forward_padded(
-            self,
-            input_ids_BT,
-            attention_mask_BT,
-            images=(pixel_values, image_grid_thw),
-            videos=(pixel_values_videos, video_grid_thw),
-            media_per_row=media_per_row,
-            labels_BT=labels_BT,
-        )
+    def head(self, t_TD: Tensor) -> Tensor:
+        """Logits (T, V) of hidden states, float32 or wider."""
+        logits = self.lm_head(t_TD)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def encode_video(
         self, patches: np.ndarray | Tensor, grid_thw: Grid | Sequence[Grid], *, chunk_tokens: int = 4096
@@ -161,48 +173,50 @@ class VambaForConditionalGeneration(nn.Module):
         """`encode_video` of one video that arrives in pieces of whole frame pairs, never in memory at once."""
         return video_memory.encode_video_stream(self, pieces)
 
-    def generate(
-        self, prompt_ids: Sequence[int], memory: VideoMemory | None, max_new_tokens: int, eos_ids: Sequence[int]
-    ) -> list[int]:
-        """Greedy continuation of one prompt, without the token that ended it."""
-        return generation.generate_many(self, [prompt_ids], memory, max_new_tokens, eos_ids)[0]
-
-    def generate_many(
-        self,
-        prompts: Sequence[Sequence[int]],
-        memory: VideoMemory | None,
-        max_new_tokens: int,
-        eos_ids: Sequence[int],
-    ) -> list[list[int]]:
-        """Greedy continuations of many prompts about one video, decoded together; equal to one at a time."""
-        return generation.generate_many(self, prompts, memory, max_new_tokens, eos_ids)
-
     @torch.no_grad()
     def constrain_(self) -> None:
         """Bring every alpha back into [0, 1]; call after each optimizer step."""
-        for name, parameter in self.named_parameters():
-            if name.endswith("alpha"):
-                parameter.clamp_(0, 1)
+        for layer in self.model.hybrid_layers:
+            if layer.alpha is not None:
+                layer.alpha.clamp_(0, 1)
 
     def set_activation_checkpointing(self, enabled: bool) -> None:
         """Keep only each layer's inputs for the backward pass and recompute the rest."""
         self.model.recompute_activations = enabled
 
-    @classmethod
-    def from_pretrained(
-        cls, directory: str | Path, *, dtype: torch.dtype | None = None, backends: Backends | None = None
-    ) -> VambaForConditionalGeneration:
-        """Read a checkpoint directory; see `vamba.model.pretrained`."""
-        from vamba.model.pretrained import from_pretrained
 
-        return from_pretrained(directory, dtype=dtype, backends=backends)
+class Vamba(PackedVamba, nn.Module):
+    """The complete model, for packed batches.
 
-    def save_pretrained(self, directory: str | Path, *, tokenizer_dir: str | Path | None = None) -> None:
-        """Write a checkpoint directory; see `vamba.model.pretrained`."""
-        from vamba.model.pretrained import save_pretrained
+    `backends` names the implementations of scan, convolution and attention. Raises BackendUnavailable for one that is named
+    and can't run here. Parameters are left uninitialised in the parts torch does not initialise: load a checkpoint
+    (`vamba.model.pretrained`) or call `vamba.model.init.init_weights_`.
+    """  # noqa: E501
 
-        save_pretrained(self, directory, tokenizer_dir=tokenizer_dir)
+    def __init__(self, config: ModelConfig, backends: Backends | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.visual, self.model, self.lm_head = build_parts(config, backends)
 
-    def _logits(self, t_TD: Tensor) -> Tensor:
-        logits = self.lm_head(t_TD)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    @property
+    def device(self) -> torch.device:
+        return self.model.embed_tokens.weight.device
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits (T, V), float32 or wider, of every text token of the batch."""
+        return self.logits(batch)
+
+
+def build_parts(config: ModelConfig, backends: Backends | None) -> tuple[VisionTower, HybridModel, nn.Linear]:
+    """(visual, model, lm_head), the head tied to the embedding where the configuration says so."""
+    model = HybridModel(config, choose(backends or Backends()))
+    lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+    if config.tie_word_embeddings:
+        lm_head.weight = model.embed_tokens.weight
+    return VisionTower(config.vision), model, lm_head
+
+
+def _divergence(logits_RV: Tensor, token_ids_Rk: Tensor, teacher_Rk: Tensor) -> Tensor:
+    """Summed KL divergence of the model from the teacher, both renormalised over the teacher's top k tokens."""
+    model_Rk = logits_RV.gather(1, token_ids_Rk).log_softmax(-1)
+    return F.kl_div(model_Rk, teacher_Rk.to(model_Rk.dtype).log_softmax(-1), reduction="sum", log_target=True)

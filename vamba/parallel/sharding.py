@@ -53,7 +53,7 @@ def shard_model(model: nn.Module, mesh: DeviceMesh | None, config: ParallelConfi
         if num_parameters >= max(1, config.min_unit_parameters):
             fully_shard(modules, reshard_after_forward=config.reshard_after_forward, **shared)
     fully_shard(model, reshard_after_forward=False, **shared)
-    for method in ("loss", "encode_video", "generate"):
+    for method in ("loss", "encode_video"):
         if hasattr(model, method):
             register_fsdp_forward_method(model, method)
     for module in fsdp_modules(model):

@@ -90,10 +90,10 @@ def write_model(directory: Path, seed: int = 0) -> Path:
     from vamba.model.init import init_weights_
     from vamba.model.presets import PRESETS
     from vamba.model.pretrained import save_pretrained
-    from vamba.model.vamba import VambaForConditionalGeneration
+    from vamba.model.vamba import Vamba
 
     tokenizer = Path(__file__).resolve().parents[3] / "vamba" / "assets" / "tiny_tokenizer"
-    model = VambaForConditionalGeneration(PRESETS["tiny"])
+    model = Vamba(PRESETS["tiny"])
     init_weights_(model, seed=seed)
     processing = FrameProcessing(shortest_edge=28, longest_edge=56)
     save_pretrained(model, directory, tokenizer_dir=tokenizer, processing=processing)

@@ -12,7 +12,7 @@ from vamba.data.batch import EncodedSample, Grid
 from vamba.data.text import EncodedText
 from vamba.model.config import MixerConfig, ModelConfig, VisionConfig
 from vamba.model.init import init_weights_
-from vamba.model.vamba import VambaForConditionalGeneration
+from vamba.model.vamba import Vamba
 from vamba.ops.backends import Backends
 
 CONFIG = ModelConfig(
@@ -38,9 +38,9 @@ FLAGS: list[dict[str, Any]] = [
 """Every way the published configuration can be set."""
 
 
-def random_model(seed: int = 0, backends: Backends | None = None, **changes: Any) -> VambaForConditionalGeneration:
+def random_model(seed: int = 0, backends: Backends | None = None, **changes: Any) -> Vamba:
     """A float64 model with weights large enough that every path shows in the logits."""
-    model = VambaForConditionalGeneration(replace(CONFIG, **changes), backends)
+    model = Vamba(replace(CONFIG, **changes), backends)
     init_weights_(model, seed)
     return model.double().eval()
 

@@ -10,12 +10,12 @@ import torch
 from vamba.assets.paths import TINY_TOKENIZER
 from vamba.data.text import load_tokenizer
 from vamba.model.presets import PRESETS
-from vamba.model.vamba import VambaForConditionalGeneration
+from vamba.model.vamba import Vamba
 
 
-def meta(name: str) -> VambaForConditionalGeneration:
+def meta(name: str) -> Vamba:
     with torch.device("meta"):
-        return VambaForConditionalGeneration(PRESETS[name])
+        return Vamba(PRESETS[name])
 
 
 def test_published_size() -> None:

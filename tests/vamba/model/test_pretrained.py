@@ -48,7 +48,7 @@ def test_round_trip(tmp_path: Path, tied: bool, max_shard_bytes: int) -> None:
 
 
 def test_dtype_keeps_the_scans_parameters_in_float32(tmp_path: Path) -> None:
-    random_model().float().save_pretrained(tmp_path / "m")
+    save_pretrained(random_model().float(), tmp_path / "m")
     model = from_pretrained(tmp_path / "m", dtype=torch.bfloat16)
     for name, parameter in model.named_parameters():
         small = name.rpartition(".")[2] in ("A_log", "D", "dt_bias", "alpha")
@@ -56,19 +56,19 @@ def test_dtype_keeps_the_scans_parameters_in_float32(tmp_path: Path) -> None:
 
 
 def test_saving_again_replaces_and_other_directories_are_safe(tmp_path: Path) -> None:
-    random_model(1).float().save_pretrained(tmp_path / "m")
+    save_pretrained(random_model(1).float(), tmp_path / "m")
     second = random_model(2).float()
-    second.save_pretrained(tmp_path / "m")
+    save_pretrained(second, tmp_path / "m")
     assert same_state(from_pretrained(tmp_path / "m"), second)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "diary.txt").write_text("mine")
     with pytest.raises(ValueError, match="not a checkpoint"):
-        second.save_pretrained(tmp_path / "notes")
+        save_pretrained(second, tmp_path / "notes")
     assert (tmp_path / "notes" / "diary.txt").read_text() == "mine"
 
 
 def test_misfits_are_named(tmp_path: Path) -> None:
-    random_model().float().save_pretrained(tmp_path)
+    save_pretrained(random_model().float(), tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     del tensors["model.norm.weight"]
     tensors["stranger"] = torch.zeros(1)
@@ -82,7 +82,7 @@ def test_misfits_are_named(tmp_path: Path) -> None:
 def test_damaged_and_absent_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no config\.json"):
         from_pretrained(tmp_path)
-    random_model().float().save_pretrained(tmp_path)
+    save_pretrained(random_model().float(), tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"garbage garbage")
     with pytest.raises(ValueError, match="damaged"):
         from_pretrained(tmp_path)
@@ -93,7 +93,7 @@ def test_damaged_and_absent_files_are_named(tmp_path: Path) -> None:
 
 def qwen2_vl(directory: Path, tied: bool = False) -> None:
     """A Qwen2-VL checkpoint of the test's size: a Vamba one without the new parts."""
-    random_model(tie_word_embeddings=tied).float().save_pretrained(directory)
+    save_pretrained(random_model(tie_word_embeddings=tied).float(), directory)
     tensors = {n: t for n, t in read_tensors(directory) if not re.search("cross_attn|vision_mixer|alpha", n)}
     save_file(tensors, directory / "model.safetensors")
     config = json.loads((directory / "config.json").read_text())

@@ -106,34 +106,6 @@ def test_recomputed_activations_give_the_same_gradients() -> None:
         assert_same(first, second)
 
 
-def test_padded_rows_equal_packed_rows() -> None:
-    model = random_model()
-    samples = [random_sample(seed, ((2, 4, 4),), (length,)) for seed, length in ((1, 9), (2, 5))]
-    expected = model(collate(samples)).split([9, 5])
-    ids = torch.zeros(2, 9, dtype=torch.long)
-    mask = torch.zeros(2, 9, dtype=torch.long)
-    ids[0], mask[0] = torch.from_numpy(samples[0].texts[0].input_ids), 1
-    ids[1, 4:], mask[1, 4:] = torch.from_numpy(samples[1].texts[0].input_ids), 1
-    out = model.forward_padded(
-        ids,
-        mask,
-        pixel_values_videos=torch.cat([torch.from_numpy(s.patches) for s in samples if s.patches is not None]),
-        video_grid_thw=torch.tensor([[2, 4, 4], [2, 4, 4]]),
-    )
-    assert_same(out.logits_BTV[0], expected[0])
-    assert_same(out.logits_BTV[1, 4:], expected[1])
-    assert (out.logits_BTV[1, :4] == 0).all()
-
-
-def test_padded_rows_with_unclear_media_are_refused() -> None:
-    with pytest.raises(ValueError, match="media_per_row"):
-        random_model().forward_padded(
-            torch.zeros(3, 4, dtype=torch.long),
-            pixel_values_videos=torch.zeros(8, 1176),
-            video_grid_thw=torch.tensor([[1, 2, 2], [1, 2, 2]]),
-        )
-
-
 @pytest.mark.parametrize("kept", ["nothing", "small parts"])
 def test_low_precision_runs(kept: str) -> None:
     """Also with norms, alpha and the scan's parameters in float32, as sharded training keeps them."""
