@@ -34,6 +34,8 @@ class ReaderConfig:
         for name in ("max_frames", "prefetch_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"reader.{name} is {getattr(self, name)}, but it must be at least 1.")
+        if self.max_patches is not None and self.max_patches < 1:
+            raise ValueError(f"reader.max_patches is {self.max_patches}; it must be at least 1, or null for no limit.")
 
     def num_frames(self, num_stored: int, width: int, height: int) -> int:
         """Frames used of a sample that stores `num_stored` of `width` x `height` pixels."""

@@ -147,7 +147,14 @@ def test_the_plan_counts_what_the_encoder_makes(encode: SampleEncoder) -> None:
     assert plan_items([row], config)[0].cost_tokens == 4 + config.text_tokens_per_conversation
 
 
-@pytest.mark.parametrize("make", [lambda: ReaderConfig(max_frames=0), lambda: ReaderConfig(prefetch_steps=0)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ReaderConfig(max_frames=0),
+        lambda: ReaderConfig(prefetch_steps=0),
+        lambda: ReaderConfig(max_patches=0),
+    ],
+)
 def test_impossible_settings_are_refused(make: Callable[[], ReaderConfig]) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         make()
