@@ -3,7 +3,8 @@
 The core works with three frozen dataclasses. On disk the release's keys are used, because its checkpoints must load: a
 flat Qwen2-VL config with extra keys, whose nested parts hold only what differs from the defaults. transformers 5 nests
 the language part (`text_config`, `rope_parameters`); both forms are read, the flat one is written, under a
-`model_type` of our own. Keys that describe other things (dropout, generation, torch dtype …) are ignored.
+`model_type` of our own. Keys that describe other things (generation, torch dtype …) are ignored; what would be computed
+differently is refused (`vamba.model.config_rules`).
 """
 
 from __future__ import annotations
@@ -13,8 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from vamba.model.config_rules import agree, check_counts, check_mixer, check_text, check_vision, read_pair, read_rope
+
 MODEL_TYPE = "vamba"
-_READABLE_TYPES = (MODEL_TYPE, "qwen2_vl")
+_BASE_TYPE = "qwen2_vl"
+_READABLE_TYPES = (MODEL_TYPE, _BASE_TYPE)
+_BASE_RMS_NORM_EPS = 1e-5
+"""What a Qwen2-VL file means that does not name `rms_norm_eps`; the released sizes name 1e-6."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +45,8 @@ class VisionConfig:
     """Frames."""
 
     def __post_init__(self) -> None:
+        names = ("depth", "embed_dim", "num_heads", "hidden_size", "in_channels", "patch_size", "spatial_merge_size")
+        check_counts(self, (*names, "temporal_patch_size"), "vision_config.")
         _divides("vision_config.embed_dim", self.embed_dim, "vision_config.num_heads * 4", self.num_heads * 4)
 
     @property
@@ -79,6 +87,15 @@ class MixerConfig:
     dt_init_floor: float = 1e-4
 
     def __post_init__(self) -> None:
+        names = ("hidden_dim", "d_state", "d_conv", "expand", "headdim", "ngroups", "chunk_size")
+        check_counts(self, names, "vision_mamba_mixer_config.")
+        for name, low, high in (
+            ("dt_limit", *self.dt_limit),
+            ("A_init_range", *self.A_init_range),
+            ("dt_min and dt_max", self.dt_min, self.dt_max),
+        ):
+            if not (0 <= low <= high) or (low == 0 and name != "dt_limit"):
+                raise ValueError(f"vision_mamba_mixer_config.{name}: {low} to {high}; it must be positive and rising")
         _divides("vision_mamba_mixer_config inner width", self.d_inner, "headdim", self.headdim)
         _divides("vision_mamba_mixer_config heads", self.num_heads, "ngroups", self.ngroups)
 
@@ -125,7 +142,7 @@ class ModelConfig:
     distill_coeff: float = 0.0
     """Weight of the distillation loss."""
     bos_token_id: int | None = 151643
-    eos_token_id: int | None = 151645
+    eos_token_id: int | tuple[int, ...] | None = 151645
     vision_start_token_id: int = 151652
     vision_end_token_id: int = 151653
     vision_token_id: int = 151654
@@ -135,6 +152,8 @@ class ModelConfig:
     mixer: MixerConfig = field(default_factory=lambda: MixerConfig(enable=True))
 
     def __post_init__(self) -> None:
+        names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+        check_counts(self, (*names, "num_key_value_heads", "max_position_embeddings"))
         _divides("hidden_size", self.hidden_size, "num_attention_heads", self.num_attention_heads)
         _divides("num_attention_heads", self.num_attention_heads, "num_key_value_heads", self.num_key_value_heads)
         if 2 * sum(self.mrope_section) != self.head_dim:
@@ -159,24 +178,38 @@ class ModelConfig:
         model_type = values.get("model_type", MODEL_TYPE)
         if model_type not in _READABLE_TYPES:
             raise ValueError(f"config.json has model_type {model_type!r}; this model reads {list(_READABLE_TYPES)}")
-        flat = {**values, **values.get("text_config", {})}
-        rope = {**(flat.get("rope_scaling") or {}), **(flat.get("rope_parameters") or {})}
-        known = {f.name for f in fields(cls)} - {"vision", "mixer", "mrope_section"}
-        arguments = {name: flat[name] for name in known if name in flat}
-        if values.get("tie_word_embeddings") is not None:
-            arguments["tie_word_embeddings"] = values["tie_word_embeddings"]
-        if "rope_theta" in rope:
-            arguments["rope_theta"] = rope["rope_theta"]
-        if "mrope_section" in rope:
-            arguments["mrope_section"] = tuple(rope["mrope_section"])
-        return cls(
-            **arguments, vision=_read_vision(values), mixer=_read_mixer(values.get("vision_mamba_mixer_config") or {})
+        text = values.get("text_config") or {}
+        flat = {**values, **text}
+        check_text(values)
+        check_text(text, "text_config.")
+        names = {f.name for f in fields(cls)} - {"vision", "mixer", "mrope_section", "tie_word_embeddings"}
+        may_be_none = ("bos_token_id", "eos_token_id")
+        arguments = {
+            name: flat[name] for name in names if name in flat and (flat[name] is not None or name in may_be_none)
+        }
+        arguments.update(read_rope(flat))
+        # Files written before transformers 5 have the flag in the nested part, later ones outside.
+        arguments["tie_word_embeddings"] = any(part.get("tie_word_embeddings") for part in (values, text))
+        if isinstance(flat.get("eos_token_id"), list):
+            arguments["eos_token_id"] = tuple(flat["eos_token_id"])
+        if flat.get("num_key_value_heads", 0) is None and "num_attention_heads" in arguments:
+            arguments["num_key_value_heads"] = arguments["num_attention_heads"]
+        if model_type == _BASE_TYPE:
+            arguments.setdefault("rms_norm_eps", _BASE_RMS_NORM_EPS)
+        config = cls(
+            **arguments,
+            vision=_read_vision(values.get("vision_config") or {}),
+            mixer=_read_mixer(values.get("vision_mamba_mixer_config") or {}),
         )
+        agree("", flat, "head_dim", config.head_dim)
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         """The release's layout of `config.json`, with every value written out."""
         written = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("vision", "mixer")}
         del written["mrope_section"]
+        if isinstance(self.eos_token_id, tuple):
+            written["eos_token_id"] = list(self.eos_token_id)
         mixer = {f.name: getattr(self.mixer, f.name) for f in fields(self.mixer)}
         mixer = {key: list(value) if isinstance(value, tuple) else value for key, value in mixer.items()}
         return {
@@ -190,30 +223,34 @@ class ModelConfig:
         }
 
 
-_FIXED_MIXER = {"norm_type": "rmsnorm", "rmsnorm": True, "norm_before_gate": False, "D_has_hdim": False}
-
-
-def _read_vision(values: Mapping[str, Any]) -> VisionConfig:
-    given = dict(values.get("vision_config") or {})
-    if "in_chans" in given:
-        given.setdefault("in_channels", given["in_chans"])
-    return VisionConfig(**{f.name: given[f.name] for f in fields(VisionConfig) if f.name in given})
+def _read_vision(given: Mapping[str, Any]) -> VisionConfig:
+    check_vision(given)
+    arguments = {f.name: given[f.name] for f in fields(VisionConfig) if given.get(f.name) is not None}
+    for name in ("patch_size", "temporal_patch_size"):
+        value = arguments.get(name)
+        if isinstance(value, (list, tuple)) and len(set(value)) == 1:
+            arguments[name] = value[0]
+    if given.get("in_chans") is not None:
+        arguments.setdefault("in_channels", given["in_chans"])
+    vision = VisionConfig(**arguments)
+    for name, required in (
+        ("in_chans", vision.in_channels),
+        ("spatial_patch_size", vision.patch_size),
+        ("head_dim", vision.head_dim),
+    ):
+        agree("vision_config.", given, name, required)
+    return vision
 
 
 def _read_mixer(given: Mapping[str, Any]) -> MixerConfig:
-    for name, required in _FIXED_MIXER.items():
-        if given.get(name, required) != required:
-            raise ValueError(
-                f"vision_mamba_mixer_config.{name} is {given[name]!r}; this model is built for {required!r} alone"
-            )
-    arguments = {f.name: given[f.name] for f in fields(MixerConfig) if f.name in given}
+    check_mixer(given)
+    arguments = {f.name: given[f.name] for f in fields(MixerConfig) if given.get(f.name) is not None}
     for name in ("dt_limit", "A_init_range"):
         if name in arguments:
-            low, high = arguments[name]
-            arguments[name] = (float(low), float(high))
+            arguments[name] = read_pair(f"vision_mamba_mixer_config.{name}", arguments[name])
     mixer = MixerConfig(**arguments)
-    if given.get("d_ssm") not in (None, mixer.d_inner):
-        raise ValueError(f"vision_mamba_mixer_config.d_ssm is {given['d_ssm']}; it must be absent or {mixer.d_inner}")
+    agree("vision_mamba_mixer_config.", given, "d_ssm", mixer.d_inner)
+    agree("vision_mamba_mixer_config.", given, "d_model", mixer.hidden_dim)
     return mixer
 
 
