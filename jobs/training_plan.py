@@ -34,14 +34,11 @@ def describe_training(config: TrainingConfig) -> dict[str, str]:
 
 
 def _parameters(config: TrainingConfig) -> dict[str, str]:
-    import torch
-
-    from pipelines.training.session import model_config
-    from vamba.model.vamba import Vamba
+    from pipelines.training.session import build_model_shell
+    from vamba.ops.backends import describe
     from vamba.train.trainable import select_trainable
 
-    with torch.device("meta"):
-        model = Vamba(model_config(config))
+    model = build_model_shell(config)
     select_trainable(model, config.train.trainable, config.train.expected_trainable)
     total, trained = _count(model)
     shards = config.workers.num_workers // config.parallel.replicate
@@ -51,6 +48,7 @@ def _parameters(config: TrainingConfig) -> dict[str, str]:
         "start": config.model.init_from or f"preset {config.model.preset}, initialised from seed {config.train.seed}",
         "parameters": f"{total:,}, of which {trained:,} are trained",
         "workers": f"{config.workers.num_workers} on {config.workers.device}, {shape}",
+        "backends": f"{describe(config.backends)}, on the workers",
         "weights and optimizer": f"{state_bytes / 1024**3:.2f} GiB per worker, activations not counted",
     }
 

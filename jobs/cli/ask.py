@@ -56,5 +56,5 @@ def ask(
         f"{reply.duration_s:.0f} s of video, {reply.num_frames} frames, {reply.num_video_tokens} video tokens: "
         "decoded in "
         f"{reply.decode_s:.1f} s, encoded in {reply.encode_s:.1f} s, answered in {reply.answer_s:.2f} s by "
-        f"{reply.model}"
+        f"{reply.model}; {reply.backends}"
     )

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vamba.ops.backends import Backends, describe
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -26,12 +28,14 @@ _CHUNK_FRAMES = 64
 class Reply:
     """What one video's questions were answered, and what it took.
 
-    num_frames: read by the model. encode_s: decoding, patches and vision. answer_s: all questions.
+    num_frames: read by the model. backends: what it ran on.
+    encode_s: decoding, patches and vision. answer_s: all questions.
     """
 
     texts: tuple[str, ...]
     num_frames: int
     num_video_tokens: int
+    backends: str
     encode_s: float
     answer_s: float
 
@@ -39,8 +43,10 @@ class Reply:
 class Answerer:
     """A model, its tokenizer and its frame processing, ready to answer."""
 
-    def __init__(self, directory: Path, *, device: str = "auto", dtype: str = "float32") -> None:
-        """Load the model in `directory`. Raises ValueError naming what is missing from it."""
+    def __init__(
+        self, directory: Path, *, device: str = "auto", dtype: str = "float32", backends: Backends | None = None
+    ) -> None:
+        """Load the model in `directory`. Raises ValueError naming what is missing from it, or can't run here."""
         import torch
 
         from vamba.data.text import load_tokenizer
@@ -50,7 +56,9 @@ class Answerer:
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         self.processing: FrameProcessing = read_processing(directory)
         self.tokenizer = load_tokenizer(directory)
-        self.model = VambaForConditionalGeneration.from_pretrained(directory, dtype=dtype, device_map=self.device)
+        self.model = VambaForConditionalGeneration.from_pretrained(
+            directory, dtype=dtype, device_map=self.device, backends=backends
+        )
 
     def answer(self, frames: Sequence[bytes], questions: Sequence[str], *, max_new_tokens: int) -> Reply:
         """Show the video once and ask everything. `frames` are JPEG files in presentation order."""
@@ -71,6 +79,7 @@ class Answerer:
             texts=tuple(self.tokenizer.decode(row).strip() for row in ids),
             num_frames=len(frames),
             num_video_tokens=memory.num_tokens,
+            backends=describe(self.model.ops.names),
             encode_s=encoded - started,
             answer_s=time.monotonic() - encoded,
         )

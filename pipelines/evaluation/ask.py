@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pipelines.ingest.config import FrameStorage, IngestConfig
 from vamba.data.sampling import FrameSampling
+from vamba.ops.backends import Backends
 
 if TYPE_CHECKING:
     from pipelines.ingest.types import DecodeRequest, PlannedVideo
@@ -28,7 +29,8 @@ class AskConfig:
     """video: path of a file. model: directory, run or models:/ URI. max_new_tokens: longest answer.
 
     sampling, frames: which frames are read and how they are stored, as in an ingest; use what the model knows.
-    device: "cpu", "cuda", or "auto": a GPU where torch sees one. num_processes: decoders; 0 means one per core.
+    device: "cpu", "cuda", or "auto": a GPU where torch sees one.
+    backends: implementations of scan, convolution and attention by name. num_processes: decoders; 0 means one per core.
     """
 
     video: str
@@ -38,6 +40,7 @@ class AskConfig:
     sampling: FrameSampling = field(default_factory=FrameSampling)
     frames: FrameStorage = field(default_factory=FrameStorage)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    backends: Backends = field(default_factory=Backends)
     num_processes: int = 0
 
     def __post_init__(self) -> None:
@@ -57,6 +60,7 @@ class AskReply:
     duration_s: float
     num_frames: int
     num_video_tokens: int
+    backends: str
     load_s: float
     decode_s: float
     encode_s: float
@@ -95,7 +99,7 @@ def ask(config: AskConfig, progress: Callable[[int, int], None] | None = None) -
     planned = plan_ask(config)
     frames = _decode(planned, config, progress)
     decoded = time.monotonic()
-    answerer = Answerer(model.directory, device=config.device)
+    answerer = Answerer(model.directory, device=config.device, backends=config.backends)
     loaded = time.monotonic()
     reply = answerer.answer(frames, [config.question], max_new_tokens=config.max_new_tokens)
     return AskReply(
@@ -105,6 +109,7 @@ def ask(config: AskConfig, progress: Callable[[int, int], None] | None = None) -
         duration_s=planned.duration_ns / 1e9,
         num_frames=len(frames),
         num_video_tokens=reply.num_video_tokens,
+        backends=reply.backends,
         load_s=loaded - decoded,
         decode_s=decoded - started,
         encode_s=reply.encode_s,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from vamba.ops.backends import Backends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +26,8 @@ class EvaluationConfig:
     num_questions: first so many questions only (0: all). categories: these only. Either marks the result as a subset.
     length_edges_s: limits of the video-length groups, in seconds, ascending.
     num_replicas: model replicas side by side, as Ray actors when above 1 or when `address` names a Ray cluster.
-    device: "cpu", "cuda", or "auto": a GPU where torch sees one. log_to_mlflow: also record the metrics on the
+    device: "cpu", "cuda", or "auto": a GPU where torch sees one. backends: implementations of scan, convolution and
+    attention by name. log_to_mlflow: also record the metrics on the
     model's run.
     """
 
@@ -41,6 +44,7 @@ class EvaluationConfig:
     max_new_tokens: int = 4
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    backends: Backends = field(default_factory=Backends)
     num_questions: int = 0
     categories: tuple[str, ...] = ()
     length_edges_s: tuple[float, ...] = (60.0, 180.0, 600.0, 1800.0)

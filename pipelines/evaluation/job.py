@@ -63,16 +63,18 @@ def run_evaluation(config: EvaluationConfig, progress: Progress | None = None) -
     open_showings = _unanswered(plan.showings, {answer.question for answer in answers})
     broken = list(plan.broken)
     ticker = _Ticker(plan, open_showings, answers, progress)
+    backends: set[str] = set()
     for showing, outcome in _replies(config, plan, open_showings):
         if isinstance(outcome, BrokenVideo):
             broken.append(outcome)
             ticker.advance(showing, [])
             continue
+        backends.add(outcome.backends)
         rows = [_answer(showing, index, text) for index, text in enumerate(outcome.texts)]
         log.append(rows)
         answers += rows
         ticker.advance(showing, rows)
-    result = _summarise(config, plan, answers, broken, seconds=time.monotonic() - started)
+    result = _summarise(config, plan, answers, broken, backends, seconds=time.monotonic() - started)
     if config.log_to_mlflow:
         result = replace(result, mlflow_run_id=log_result(result, plan.directory / ANSWERS_NAME))
     result.write()
@@ -112,7 +114,7 @@ def _replies(
 
         yield from replies_from_replicas(config, plan.model.directory, showings)
         return
-    answerer = Answerer(plan.model.directory, device=config.device, dtype=config.dtype)
+    answerer = Answerer(plan.model.directory, device=config.device, dtype=config.dtype, backends=config.backends)
     for showing in showings:
         yield showing, show(answerer, config, showing)
 
@@ -148,6 +150,7 @@ def _summarise(
     plan: EvaluationPlan,
     answers: Sequence[Answer],
     broken: Sequence[BrokenVideo],
+    backends: set[str],
     *,
     seconds: float,
 ) -> EvaluationResult:
@@ -172,6 +175,7 @@ def _summarise(
         subset=config.is_subset,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(seconds, 3),
+        backends=tuple(sorted(backends)),
         directory=str(plan.directory),
     )
 

@@ -25,7 +25,7 @@ class Replica:
 
     def __init__(self, config: EvaluationConfig, directory: Path) -> None:
         self._config = config
-        self._answerer = Answerer(directory, device=config.device, dtype=config.dtype)
+        self._answerer = Answerer(directory, device=config.device, dtype=config.dtype, backends=config.backends)
 
     def show(self, showing: Showing) -> Reply | BrokenVideo:
         from pipelines.evaluation.job import show

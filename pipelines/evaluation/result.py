@@ -36,6 +36,7 @@ class EvaluationResult:
     num_questions: asked for; coverage: answered / asked for. overall: None when nothing could be answered.
     by_category, by_length: groups of `overall`; lengths from short to long. broken: videos that could not be read.
     subset: not every question of the split was asked. created_at: UTC, ISO 8601. seconds: of the last attempt.
+    backends: what the model ran on in that attempt, a line per kind of machine.
     """
 
     name: str
@@ -59,6 +60,7 @@ class EvaluationResult:
     seconds: float
     directory: str
     mlflow_run_id: str = ""
+    backends: tuple[str, ...] = ()
 
     @property
     def metric_prefix(self) -> str:
@@ -100,6 +102,7 @@ def read_result(path: Path) -> EvaluationResult:
     for name in ("by_category", "by_length"):
         document[name] = {key: Tally(**numbers) for key, numbers in document[name].items()}
     document["overall"] = Tally(**document["overall"]) if document["overall"] else None
+    document["backends"] = tuple(document.get("backends", ()))
     document["broken"] = tuple(BrokenVideo(**item) for item in document["broken"])
     return EvaluationResult(**document)
 

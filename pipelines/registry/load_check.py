@@ -20,9 +20,7 @@ def main(directory: str) -> None:
     answerer = Answerer(Path(directory), device="cpu")
     prompt = encode_prompt(answerer.tokenizer, "Ready?", media=False)
     with torch.inference_mode():
-        (ids,) = continue_prompts(
-            answerer.model, [prompt], None, max_new_tokens=1, eos_ids=answerer.tokenizer.eos_ids
-        )
+        (ids,) = continue_prompts(answerer.model, [prompt], None, max_new_tokens=1, eos_ids=answerer.tokenizer.eos_ids)
     if not all(torch.isfinite(parameter).all() for parameter in answerer.model.parameters()):
         raise ValueError("the model holds parameters that are not finite numbers")
     print(f"generated {len(ids)} token")

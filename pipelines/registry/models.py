@@ -89,6 +89,7 @@ def run_lineage(run: Path) -> dict[str, str]:
         "git_commit": record.get("git_commit"),
         "git_dirty": record.get("git_dirty"),
         "init_from": record.get("init_from"),
+        "backends": record.get("backends"),
     }
     return {key: _text(value) for key, value in known.items() if value not in (None, "")}
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from vamba.data.plan import PlanConfig
 from vamba.data.reader_config import ReaderConfig
+from vamba.ops.backends import Backends
 from vamba.parallel.config import ParallelConfig
 from vamba.train.config import TrainConfig
 
@@ -72,6 +73,8 @@ class TrainingConfig:
 
     name: of the run; the same name continues it. recipe: where the values came from, recorded only.
     data: URI of a dataset that `vamba ingest` wrote. storage: directory that holds `runs/`; None means VAMBA_HOME.
+    backends: implementations of scan, convolution and attention by name; "auto" takes the first of a written order that
+        runs on the worker's device.
     """
 
     name: str
@@ -79,6 +82,7 @@ class TrainingConfig:
     recipe: str = ""
     storage: str | None = None
     model: ModelSource = field(default_factory=ModelSource)
+    backends: Backends = field(default_factory=Backends)
     reader: ReaderConfig = field(default_factory=ReaderConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -32,6 +32,7 @@ from pipelines.training.run_directory import MetricsFollower, RunDirectory, run_
 from pipelines.training.session import TrainingData, open_training_data, train_rank
 from pipelines.training.summary import TrainingSummary, summarize
 from pipelines.training.tracking import Tracker, source_version
+from vamba.ops.backends import Backends, describe
 
 PROGRESS_EVERY_S = 2.0
 RAY_TRAIN_ENVIRONMENT = {
@@ -220,6 +221,7 @@ class _Progress:
         if event["event"] == "attempt_started" and event["rank"] == 0:
             step = event["resumed_from_step"]
             start = f"resumed from step {step}" if step else "from the start"
-            self._notice(f"attempt {event['attempt']}: {event['world_size']} workers, {start}")
+            backends = describe(Backends(**event["backends"]))
+            self._notice(f"attempt {event['attempt']}: {event['world_size']} workers, {start}; {backends}")
         elif event["event"] == "checkpoint_quarantined":
             self._notice(f"checkpoint {event['checkpoint']} set aside as {event['moved_to']}: {event['reason']}")

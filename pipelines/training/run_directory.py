@@ -28,6 +28,7 @@ from pipelines.training.config import TrainingConfig
 
 # A change of these leaves every remaining step what it was, or is the user's declared wish (more steps).
 MAY_CHANGE = (
+    "backends",
     "checkpoints",
     "data",
     "parallel",

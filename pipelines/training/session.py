@@ -82,11 +82,11 @@ def build_model(config: TrainingConfig) -> Vamba:
     if config.model.init_from:
         from vamba.model.pretrained import from_pretrained
 
-        return from_pretrained(config.model.init_from)
+        return from_pretrained(config.model.init_from, backends=config.backends, device=config.workers.device)
     from vamba.model.init import init_weights_
     from vamba.model.vamba import Vamba
 
-    model = Vamba(model_config(config))
+    model = Vamba(model_config(config), config.backends, config.workers.device)
     init_weights_(model, seed=config.train.seed)
     return model
 
@@ -98,7 +98,7 @@ def build_model_shell(config: TrainingConfig) -> Vamba:
     from vamba.model.vamba import Vamba
 
     with torch.device("meta"):
-        return Vamba(model_config(config))
+        return Vamba(model_config(config), device="cpu")
 
 
 def model_config(config: TrainingConfig) -> ModelConfig:
@@ -164,10 +164,13 @@ def train_rank(config: TrainingConfig, directory: RunDirectory) -> RankOutcome:
             directory.checkpoints, keep_last=config.checkpoints.keep_last, notify=directory.append_event
         )
         store.restore(state)
+        backends = state.model.ops.names.to_dict()
+        if rank == 0:
+            directory.update_run(backends=backends)
         directory.append_event(
             "attempt_started",
             attempt=attempt, rank=rank, pid=os.getpid(), host=socket.gethostname(), world_size=world_size,
-            resumed_from_step=state.step, num_steps=state.num_steps,
+            backends=backends, resumed_from_step=state.step, num_steps=state.num_steps,
         )  # fmt: skip
         encode = SampleEncoder(load_tokenizer(tokenizer_directory(config)), config.reader)
         reader = PackReader(
@@ -176,6 +179,7 @@ def train_rank(config: TrainingConfig, directory: RunDirectory) -> RankOutcome:
             prefetch_steps=config.reader.prefetch_steps, cache_bytes=config.reader.cache_bytes,
         )  # fmt: skip
         labels = {key: directory.read_run().get(key) for key in ("config_digest", "data_digest")}
+        labels["backends"] = backends
         with RankRun(directory, store, attempt=attempt, rank=rank, labels=labels) as run:
             finished = fit(state, reader, run)
         reader.close()

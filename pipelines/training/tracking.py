@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.training.config import TrainingConfig
 from pipelines.training.run_directory import MetricsFollower, RunDirectory, flatten
+from vamba.ops.backends import Backends, describe
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -123,6 +124,8 @@ class Tracker:
         else:
             self._run_id = self._create(client, experiment_id(client, self._config.tracking.experiment))
             self._directory.update_run(mlflow_run_id=self._run_id)
+        backends = Backends(**self._directory.read_run().get("backends", {}))
+        client.set_tag(self._run_id, "vamba.backends", describe(backends))
         return client
 
     def _create(self, client: MlflowClient, experiment: str) -> str:

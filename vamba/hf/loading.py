@@ -49,13 +49,14 @@ def load_pretrained(
     if unknown:
         raise ValueError(f"from_pretrained has no option {unknown}; options: config, dtype, device_map, backends")
     config = config or VambaConfig.of(read_config(directory))
+    device = None if device_map is None else _device(device_map)
     with torch.device("meta"):
-        model = cls(config, backends)
+        model = cls(config, backends, device)
     fill(model, directory, dtype=_dtype(dtype))
     config.name_or_path = str(directory)
     if (Path(directory) / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(directory)
-    return model.eval() if device_map is None else model.to(_device(device_map)).eval()
+    return model.eval() if device is None else model.to(device).eval()
 
 
 def write_pretrained(model: VambaForConditionalGeneration, directory: str | Path, options: Mapping[str, Any]) -> None:

@@ -34,8 +34,8 @@ from vamba.ops.backends import Backends
 class VambaForConditionalGeneration(PackedVamba, PreTrainedModel, GenerationMixin):
     """Text generation about images and videos. Vamba (arXiv 2503.11579).
 
-    `backends` names the implementations of scan, convolution and attention (`self.ops.names` says what was chosen); a named
-    one that can't run here raises BackendUnavailable.
+    `backends` names the implementations of scan, convolution and attention for `device`, by default the GPU where torch sees
+    one (`self.ops.names` says what was chosen); a named one that can't run there raises BackendUnavailable.
     """  # noqa: E501
 
     config_class = VambaConfig
@@ -46,9 +46,11 @@ class VambaForConditionalGeneration(PackedVamba, PreTrainedModel, GenerationMixi
     _no_split_modules = ["HybridLayer", "VisionBlock"]
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
-    def __init__(self, config: VambaConfig, backends: Backends | None = None) -> None:
+    def __init__(
+        self, config: VambaConfig, backends: Backends | None = None, device: torch.device | str | None = None
+    ) -> None:
         PreTrainedModel.__init__(self, config)
-        self.visual, self.model, self.lm_head = build_parts(config.architecture, backends)
+        self.visual, self.model, self.lm_head = build_parts(config.architecture, backends, device)
         self.post_init()
 
     def init_weights(self) -> None:

@@ -59,6 +59,9 @@ def pack_rows(
                 texts=(text,),
             )
         )
+    dtypes = sorted({str(rows.dtype) for rows in patches})
+    if len(dtypes) > 1:
+        raise ValueError(f"images and videos of one call have patches of {' and '.join(dtypes)}; give all the same way")
     batch = collate(samples, merge_size=merge_size)
     return replace(batch, patches_PC=torch.cat(patches) if patches else None)
 

@@ -52,15 +52,20 @@ class CheckpointMismatch(ValueError):
 
 
 def from_pretrained(
-    directory: str | Path, *, dtype: torch.dtype | None = None, backends: Backends | None = None
+    directory: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    backends: Backends | None = None,
+    device: torch.device | str | None = None,
 ) -> Vamba:
     """The model of a checkpoint directory, on the CPU, in evaluation mode.
 
-    `dtype` converts floating parameters (except `FLOAT32_PARTS`); by default each keeps the stored one. Raises
-    CheckpointMismatch naming the tensors that don't fit, ValueError for a directory that is no checkpoint.
+    `dtype` converts floating parameters (except `FLOAT32_PARTS`); by default each keeps the stored one. `device` is where
+    the model will run, which decides what `auto` backends are. Raises CheckpointMismatch naming the tensors that don't
+    fit, ValueError for a directory that is no checkpoint.
     """
     with torch.device("meta"):
-        model = Vamba(read_config(directory), backends)
+        model = Vamba(read_config(directory), backends, device)
     fill(model, directory, dtype=dtype)
     return model.eval()
 

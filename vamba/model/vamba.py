@@ -188,15 +188,17 @@ class PackedVamba:
 class Vamba(PackedVamba, nn.Module):
     """The complete model, for packed batches.
 
-    `backends` names the implementations of scan, convolution and attention. Raises BackendUnavailable for one that is named
-    and can't run here. Parameters are left uninitialised in the parts torch does not initialise: load a checkpoint
+    `backends` names the implementations of scan, convolution and attention, for `device` (by default the GPU where torch
+    sees one); BackendUnavailable for one that is named and can't run there. Parameters are left uninitialised in the parts torch does not initialise: load a checkpoint
     (`vamba.model.pretrained`) or call `vamba.model.init.init_weights_`.
     """  # noqa: E501
 
-    def __init__(self, config: ModelConfig, backends: Backends | None = None) -> None:
+    def __init__(
+        self, config: ModelConfig, backends: Backends | None = None, device: torch.device | str | None = None
+    ) -> None:
         super().__init__()
         self.config = config
-        self.visual, self.model, self.lm_head = build_parts(config, backends)
+        self.visual, self.model, self.lm_head = build_parts(config, backends, device)
 
     @property
     def device(self) -> torch.device:
@@ -207,9 +209,11 @@ class Vamba(PackedVamba, nn.Module):
         return self.logits(batch)
 
 
-def build_parts(config: ModelConfig, backends: Backends | None) -> tuple[VisionTower, HybridModel, nn.Linear]:
+def build_parts(
+    config: ModelConfig, backends: Backends | None, device: torch.device | str | None
+) -> tuple[VisionTower, HybridModel, nn.Linear]:
     """(visual, model, lm_head), the head tied to the embedding where the configuration says so."""
-    model = HybridModel(config, choose(backends or Backends()))
+    model = HybridModel(config, choose(backends or Backends(), device))
     lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
     if config.tie_word_embeddings:
         lm_head.weight = model.embed_tokens.weight

@@ -13,6 +13,7 @@ from pipelines.evaluation.job import run_evaluation
 from pipelines.evaluation.plan import plan_evaluation
 from pipelines.evaluation.result import read_result
 from tests.pipelines.evaluation.needle_data import make_sample, write_dataset, write_model
+from vamba.ops.backends import Backends, BackendUnavailable
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +102,16 @@ def test_a_name_taken_by_another_evaluation_is_refused(model: Path, data: Path) 
     run_evaluation(config(model, data, name="mine"))
     with pytest.raises(ValueError, match="control"):
         run_evaluation(config(model, data, name="mine", shuffle_videos=True))
+
+
+def test_backends_are_recorded_and_named_ones_are_used(model: Path, data: Path) -> None:
+    assert run_evaluation(config(model, data)).backends == ("scan torch, conv torch, attention sdpa",)
+    named = Backends(scan="reference", attention="reference")
+    result = run_evaluation(config(model, data, name="named", backends=named))
+    assert result.backends == ("scan reference, conv torch, attention reference",)
+    assert read_result(Path(result.directory)).backends == result.backends
+    with pytest.raises(BackendUnavailable, match="backends.scan is 'mamba_ssm'"):
+        run_evaluation(config(model, data, name="other", device="cpu", backends=Backends(scan="mamba_ssm")))
 
 
 def test_subsets_are_marked(model: Path, data: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.training.checkpoints import CheckpointStore
 from pipelines.training.config import TrackingConfig, TrainingConfig
 from pipelines.training.job import run_training
 from pipelines.training.run_directory import RunDirectory, RunMismatchError, run_directory
@@ -75,6 +76,16 @@ def test_the_finished_model_loads(summary: TrainingSummary) -> None:
     assert {"tokenizer.json", "processing.json"} <= {path.name for path in summary.model.iterdir()}
 
 
+def test_the_chosen_backends_are_recorded(summary: TrainingSummary) -> None:
+    chosen = {"scan": "torch", "conv": "torch", "attention": "sdpa"}
+    directory = RunDirectory(summary.directory)
+    assert directory.read_run()["backends"] == chosen
+    started = [event for event in directory.read_events() if event["event"] == "attempt_started"]
+    assert [event["backends"] for event in started] == [chosen] * 4
+    newest = CheckpointStore(directory.checkpoints).list()[-1]
+    assert newest.meta["backends"] == chosen
+
+
 def test_mlflow_has_one_run_with_every_step_once(summary: TrainingSummary, home: Path) -> None:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("VAMBA_HOME", str(home))
@@ -88,6 +99,7 @@ def test_mlflow_has_one_run_with_every_step_once(summary: TrainingSummary, home:
     assert run.info.status == "FINISHED"
     assert run.data.params["train.num_steps"] == str(NUM_STEPS)
     assert run.data.tags["data_digest"].startswith("sha256:")
+    assert run.data.tags["vamba.backends"] == "scan torch, conv torch, attention sdpa"
     assert len(run.inputs.dataset_inputs) == 1
 
 

@@ -132,6 +132,17 @@ def test_refusals_name_the_rule(inputs: dict[str, Any], text: str) -> None:
         random_model()(torch.zeros(3, 4, dtype=torch.long), **inputs)
 
 
+def test_pixels_beside_normalised_patches_are_refused() -> None:
+    with pytest.raises(ValueError, match="torch.float32 and torch.uint8"):
+        random_model()(
+            torch.zeros(1, 4, dtype=torch.long),
+            pixel_values=IMAGES[0].to(torch.uint8),
+            image_grid_thw=IMAGES[1],
+            pixel_values_videos=VIDEOS[0],
+            video_grid_thw=VIDEOS[1],
+        )
+
+
 def test_teacher_of_another_size_is_refused() -> None:
     cache = {"top_k_values": torch.randn(2, 3), "top_k_indices": torch.zeros(2, 3, dtype=torch.long)}
     with pytest.raises(ValueError, match="the teacher has 2 rows, but the conversation has 4 labelled tokens"):
