@@ -61,10 +61,11 @@ def main() -> None:
         resolved = _resolve(python, [*runtime, *extras["dev"], *cuda, "einops", "ninja"], constraints)
         base = _reachable(resolved, runtime, marker)
         with_dev = _reachable(resolved, [*runtime, *extras["dev"]], marker)
+        with_cuda = _reachable(resolved, [*runtime, *cuda, "einops", "ninja"], marker, cuda=True)
         everything = {name: _version(item) for name, item in resolved.items()}
         by_audience["cpu"][marker] = {n: everything[n] for n in base}
         by_audience["dev"][marker] = {n: everything[n] for n in with_dev - base}
-        by_audience["gpu"][marker] = {n: version for n, version in everything.items() if n not in with_dev}
+        by_audience["gpu"][marker] = {n: everything[n] for n in with_cuda - base}
     for audience, versions in by_audience.items():
         path = LOCKS / f"{audience}.lock"
         path.write_text(_header(audience) + "".join(f"{line}\n" for line in _merge(versions)))
@@ -87,16 +88,19 @@ def _resolve(python: str, requirements: list[str], constraints: list[str]) -> Re
     return {canonicalize_name(item["metadata"]["name"]): item["metadata"] for item in installed}
 
 
-def _reachable(resolved: Resolved, requirements: list[str], python: str) -> set[str]:
-    """The names that `requirements` lead to, leaving out what only a CUDA build of torch asks for."""
+def _reachable(resolved: Resolved, requirements: list[str], python: str, *, cuda: bool = False) -> set[str]:
+    """The names that `requirements` lead to; unless `cuda`, without what only a CUDA build of torch asks for."""
     found: set[str] = set()
     seen: set[tuple[str, str]] = set()
     todo = [(Requirement(text), "") for text in requirements]
+    asked = {canonicalize_name(requirement.name) for requirement, _ in todo}
     while todo:
         requirement, extra = todo.pop()
         name = canonicalize_name(requirement.name)
         environment = {"extra": extra, "python_version": python, "python_full_version": f"{python}.0"}
-        if CUDA_ONLY.match(name) or (requirement.marker and not requirement.marker.evaluate(environment)):
+        if not cuda and CUDA_ONLY.match(name) and name not in asked:
+            continue
+        if requirement.marker and not requirement.marker.evaluate(environment):
             continue
         found.add(name)
         for wanted in ("", *requirement.extras):
