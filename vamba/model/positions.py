@@ -25,8 +25,8 @@ def video_rotary(
     position_ids_3M: Tensor, section: tuple[int, int, int], head_dim: int, theta: float, dtype: torch.dtype
 ) -> Rotary:
     """Video positions: of the frequencies, `section` follow the frame pair, the row and the column."""
-    axes = [axis for axis, count in enumerate(section) for _ in range(count)]
-    positions_MF = position_ids_3M[axes].T
+    # Not an index by a list: that would be a tensor made on the host, and copied, in every pass.
+    positions_MF = torch.cat([position_ids_3M[axis, :, None].expand(-1, n) for axis, n in enumerate(section)], dim=1)
     return _rotary(positions_MF.to(_wide(dtype)) * _frequencies(position_ids_3M, head_dim, theta, dtype), dtype)
 
 
