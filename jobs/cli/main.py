@@ -21,6 +21,7 @@ from jobs.cli import (
     doctor,
     evaluate,
     ingest,
+    model,
     models,
     promote,
     register,
@@ -114,6 +115,12 @@ _group(
     "List registered models and versions, or show one.",
     models.default,
     {"ls": models.ls, "show": models.show},
+)
+_group(
+    "model",
+    "Make a model directory from Qwen2-VL's, or look into one.",
+    None,
+    {"convert": model.convert, "inspect": model.inspect},
 )
 _group("data", "List datasets, or describe one.", None, {"ls": data.ls, "stats": data.stats})
 

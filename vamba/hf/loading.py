@@ -6,7 +6,6 @@ is not used, and of its options those are taken that mean something for a local 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from transformers import GenerationConfig
 
 from vamba.hf.configuration import VambaConfig
 from vamba.model.pretrained import TOKENIZER_FILES, fill, read_config, read_processing, save_pretrained
+from vamba.model.shard_writer import size_in_bytes
 from vamba.ops.backends import Backends
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ _IGNORED = {
     *("trust_remote_code", "_from_auto", "adapter_kwargs", "low_cpu_mem_usage", "attn_implementation", "weights_only"),
 }
 """Options about downloads, and about how transformers would load: nothing to do for a local directory."""
-_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 def load_pretrained(
@@ -77,7 +76,7 @@ def write_pretrained(model: VambaForConditionalGeneration, directory: str | Path
         directory,
         tokenizer_dir=tokenizer_dir,
         processing=read_processing(origin) if origin is not None else None,
-        max_shard_bytes=_size_bytes(options.get("max_shard_size", 4_000_000_000)),
+        max_shard_bytes=size_in_bytes(options.get("max_shard_size", 4_000_000_000)),
     )
     model.generation_config.save_pretrained(directory)
 
@@ -99,12 +98,3 @@ def _device(given: str | torch.device | Mapping[str, Any]) -> torch.device:
     if given == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(given)
-
-
-def _size_bytes(given: int | str) -> int:
-    if isinstance(given, int):
-        return given
-    parts = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]i?B)\s*", given, re.IGNORECASE)
-    if parts is None:
-        raise ValueError(f"max_shard_size is {given!r}; it must be bytes or a text such as '5GB'")
-    return int(float(parts[1]) * _UNITS[parts[2].upper()])

@@ -91,42 +91,6 @@ def test_damaged_and_absent_files_are_named(tmp_path: Path) -> None:
         from_pretrained(tmp_path)
 
 
-def qwen2_vl(directory: Path, tied: bool = False) -> None:
-    """A Qwen2-VL checkpoint of the test's size: a Vamba one without the new parts."""
-    save_pretrained(random_model(tie_word_embeddings=tied).float(), directory)
-    tensors = {n: t for n, t in read_tensors(directory) if not re.search("cross_attn|vision_mixer|alpha", n)}
-    save_file(tensors, directory / "model.safetensors")
-    config = json.loads((directory / "config.json").read_text())
-    config["model_type"] = "qwen2_vl"
-    for key in ("vision_mamba_mixer_config", "use_alpha_balancing"):
-        del config[key]
-    (directory / "config.json").write_text(json.dumps(config))
-
-
-@pytest.mark.parametrize("tied", [False, True])
-def test_conversion_from_qwen2_vl(tmp_path: Path, tied: bool) -> None:
-    qwen2_vl(tmp_path / "qwen", tied)
-    convert_qwen2_vl(tmp_path / "qwen", tmp_path / "vamba", mixer=CONFIG.mixer, seed=3, max_shard_bytes=30_000)
-    model = from_pretrained(tmp_path / "vamba")
-    source = dict(read_tensors(tmp_path / "qwen"))
-    state = model.state_dict()
-    assert all(torch.equal(state[name], tensor) for name, tensor in source.items())
-    layer = model.model.hybrid_layers[1]
-    assert torch.equal(layer.cross_attn.q_proj.weight, layer.self_attn.q_proj.weight)
-    assert float(layer.alpha) == 0.5
-    assert same_state(layer.vision_mixer, random_model(3).float().model.hybrid_layers[1].vision_mixer)
-
-
-def test_conversion_of_an_incomplete_checkpoint_leaves_nothing(tmp_path: Path) -> None:
-    qwen2_vl(tmp_path / "qwen")
-    tensors = dict(read_tensors(tmp_path / "qwen"))
-    del tensors["model.layers.1.mlp.up_proj.weight"]
-    save_file(tensors, tmp_path / "qwen" / "model.safetensors")
-    with pytest.raises(CheckpointMismatch, match=r"lacks 1 tensors: model\.layers\.1\.mlp\.up_proj\.weight"):
-        convert_qwen2_vl(tmp_path / "qwen", tmp_path / "vamba", mixer=CONFIG.mixer)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["qwen"]
-
-
 def test_config_of_the_published_default_is_read(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2_vl"}))
     assert read_config(tmp_path).hidden_size == 3584
