@@ -19,10 +19,10 @@ QUIET := RAY_USAGE_STATS_ENABLED=0 MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=1
 PYTEST := $(QUIET) OMP_NUM_THREADS=1 $(PY) -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check format lock clean distclean
+.PHONY: help setup demo test test-fast test-transformers check format lock clean distclean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## make or update .venv from requirements/*.lock (the other commands do it themselves)
 	@scripts/setup.sh
@@ -40,6 +40,9 @@ test: setup ## every test that needs no GPU
 
 test-fast: setup ## the tests without Ray, gloo processes and long runs
 	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not ray and not distributed and not gpu and not slow" $(T)
+
+test-transformers: setup ## the tests of the transformers class on the oldest and the newest release we allow
+	scripts/transformers_versions.sh
 
 check: setup ## format, lint and types, then the fast tests
 	$(PY) -m ruff format --check .

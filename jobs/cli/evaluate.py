@@ -103,6 +103,7 @@ def print_result(result: EvaluationResult) -> None:
             "name": result.name,
             "chance": "unknown" if result.chance is None else f"{result.chance:.1%}",
             "coverage": f"{result.coverage:.1%} of {result.num_questions} questions",
+            "backends": "; ".join(result.backends) or "nothing ran",
             "results": result.directory,
             "MLflow run": result.mlflow_run_id or "not logged",
             "seconds": f"{result.seconds:.1f}",
