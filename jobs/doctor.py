@@ -36,9 +36,7 @@ def examine() -> list[Finding]:
         _python,
         _torch,
         _cuda,
-        lambda: _kernel("mamba-ssm", "Mamba-2 scan: chunked torch is used instead"),
-        lambda: _kernel("causal-conv1d", "causal convolution: torch is used instead"),
-        lambda: _kernel("flash-attn", "attention: torch's scaled_dot_product_attention is used instead"),
+        _backends,
         _ffmpeg,
         lambda: _package("PyAV", "av"),
         lambda: _package("Ray", "ray"),
@@ -90,13 +88,20 @@ def _cuda() -> Finding:
     return Finding(name="CUDA", state="missing", found=found, remedy=remedy)
 
 
-def _kernel(distribution: str, instead: str) -> Finding:
-    version = _version(distribution)
-    if version:
-        return Finding(name=distribution, state="ok", found=version)
-    return Finding(
-        name=distribution, state="missing", found=instead, remedy="on a GPU machine: pip install -e '.[gpu]'"
-    )
+def _backends() -> Finding:
+    """What a model would run on here, and what else it could be told to."""
+    import torch
+
+    from vamba.ops.backends import IMPLEMENTATIONS, ORDER, Backends, available, choose, describe
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = choose(Backends(), device).names.to_dict()
+    others = {op: [name for name in available(op, device) if name != chosen[op]] for op in IMPLEMENTATIONS}
+    also = "; ".join(f"{op} {' or '.join(names)}" for op, names in others.items() if names)
+    slower = [op for op, name in chosen.items() if name != ORDER[device][op][0]]
+    remedy = "" if not slower else f"for a faster {' and '.join(slower)}: pip install -e '.[gpu]'"
+    found = f"{describe(Backends(**chosen))} on {device}" + (f" (by name also {also})" if also else "")
+    return Finding(name="backends", state="missing" if slower else "ok", found=found, remedy=remedy)
 
 
 def _ffmpeg() -> Finding:

@@ -156,6 +156,7 @@ def test_submit_dry_run_shows_what_would_be_sent(tmp_path: Path, monkeypatch: py
 def test_doctor_names_what_is_there(vamba_home: Path) -> None:
     findings = {row["name"]: row for row in json.loads(vamba("doctor", "--json").stdout)}
     assert {"python", "torch", "ffmpeg", "Ray", "MLflow", "storage"} <= set(findings)
+    assert findings["backends"]["found"].startswith("scan torch, conv torch, attention sdpa on cpu")
     assert findings["storage"]["state"] == "ok"
     assert all(row["state"] == "ok" or row["remedy"] for row in findings.values())
 
