@@ -1,4 +1,7 @@
-"""Sizes of the model by name: one to train in a demo, one for a workstation, and the published one."""
+"""Sizes of the model by name: one to train in a demo, one for a workstation, and hybrids of every released Qwen2-VL.
+
+The published model is `qwen2_vl_7b`. The others are what converting that Qwen2-VL gives (`vamba model convert`).
+"""
 
 from __future__ import annotations
 
@@ -37,6 +40,25 @@ PRESETS: dict[str, ModelConfig] = {
         vision=VisionConfig(depth=8, embed_dim=384, num_heads=6, hidden_size=384),
         mixer=MixerConfig(enable=True, hidden_dim=384, d_state=64, headdim=64, chunk_size=128),
     ),
+    "qwen2_vl_2b": ModelConfig(
+        vocab_size=151936,
+        hidden_size=1536,
+        intermediate_size=8960,
+        num_attention_heads=12,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        vision=VisionConfig(hidden_size=1536),
+        mixer=MixerConfig(enable=True, hidden_dim=1536),
+    ),
     "qwen2_vl_7b": ModelConfig(),
+    "qwen2_vl_72b": ModelConfig(
+        hidden_size=8192,
+        intermediate_size=29568,
+        num_hidden_layers=80,
+        num_attention_heads=64,
+        num_key_value_heads=8,
+        vision=VisionConfig(hidden_size=8192),
+        mixer=MixerConfig(enable=True, hidden_dim=8192),
+    ),
 }
 """Tiny's vocabulary is the tokenizer in `vamba/assets/tiny_tokenizer`; the others use Qwen2-VL's."""

@@ -38,11 +38,9 @@ class ShardWriter:
     """  # noqa: E501
 
     def __init__(self, directory: Path, shapes: Mapping[str, tuple[int, ...]], max_bytes: int) -> None:
-        if max_bytes < 1:
-            raise ValueError(f"the size of a shard is {max_bytes} bytes; it must be at least 1")
         self.total_bytes = 0
         self._left = dict(shapes)
-        self._directory, self._max_bytes = directory, max_bytes
+        self._directory, self._max_bytes = directory, _at_least_one(max_bytes)
         longest = {name: _entry("F8_E4M3", shape, _MOST_BYTES, _MOST_BYTES) for name, shape in shapes.items()}
         # A multiple of 8, so that the tensors behind it lie aligned.
         self._header_bytes = math.ceil(len(_json({**_METADATA, **longest})) / 8) * 8
@@ -120,11 +118,17 @@ def tensor_pieces(tensor: Tensor, dtype: torch.dtype | None = None) -> Iterator[
 def size_in_bytes(given: int | str) -> int:
     """A size given as bytes or as a text: "4GB" is 4 * 10**9 bytes, "4GiB" 4 * 2**30."""
     if isinstance(given, int):
-        return given
+        return _at_least_one(given)
     parts = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B)\s*", given, re.IGNORECASE)
     if parts is None or parts[2].upper() not in _UNITS:
         raise ValueError(f"max_shard_size is {given!r}; it must be bytes or a text such as '5GB'")
-    return int(float(parts[1]) * _UNITS[parts[2].upper()])
+    return _at_least_one(int(float(parts[1]) * _UNITS[parts[2].upper()]))
+
+
+def _at_least_one(max_bytes: int) -> int:
+    if max_bytes < 1:
+        raise ValueError(f"max_shard_size is {max_bytes} bytes; it must be at least 1")
+    return max_bytes
 
 
 def _draft_name(index: int) -> str:
