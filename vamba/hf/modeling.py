@@ -25,6 +25,7 @@ from vamba.hf.configuration import VambaConfig
 from vamba.hf.loading import load_pretrained, write_pretrained
 from vamba.hf.output import output
 from vamba.hf.rows import Media, TeacherCache, deal_media, pack_rows, spread
+from vamba.model.config import ModelConfig
 from vamba.model.init import init_weights_
 from vamba.model.memory import VideoMemory
 from vamba.model.vamba import PackedVamba, build_parts
@@ -52,6 +53,11 @@ class VambaForConditionalGeneration(PackedVamba, PreTrainedModel, GenerationMixi
         PreTrainedModel.__init__(self, config)
         self.visual, self.model, self.lm_head = build_parts(config.architecture, backends, device)
         self.post_init()
+
+    @property
+    def architecture(self) -> ModelConfig:
+        """As `config` has it now: transformers changes it where embeddings are resized, users where they set a weight."""
+        return self.config.architecture
 
     def init_weights(self) -> None:
         """Fresh weights from seed 0; `vamba.model.init.init_weights_` takes another."""

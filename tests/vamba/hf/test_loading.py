@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,25 @@ def test_configuration_attributes_may_be_changed() -> None:
     config.num_key_value_heads = 3
     with pytest.raises(ValueError, match="num_key_value_heads"):
         _ = config.architecture
+
+
+def test_resized_embeddings_are_saved_with_their_size(tmp_path: Path) -> None:
+    model = random_model().float()
+    ids = torch.arange(6)[None]
+    before = model(ids).logits
+    model.resize_token_embeddings(70)
+    model.save_pretrained(tmp_path / "m")
+    loaded = VambaForConditionalGeneration.from_pretrained(tmp_path / "m")
+    assert loaded.config.vocab_size == 70
+    torch.testing.assert_close(loaded(ids).logits[..., :64], before)
+
+
+def test_copies_keep_what_is_tied_and_share_nothing(tmp_path: Path) -> None:
+    model = random_model(tie_word_embeddings=True)
+    copied = copy.deepcopy(model)
+    assert copied.lm_head.weight is copied.model.embed_tokens.weight
+    copied.lm_head.weight.data.zero_()
+    assert model.lm_head.weight.abs().max() > 0
 
 
 def test_options_of_loading(tmp_path: Path) -> None:
