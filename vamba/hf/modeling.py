@@ -56,7 +56,7 @@ class VambaForConditionalGeneration(PackedVamba, PreTrainedModel, GenerationMixi
 
     @property
     def architecture(self) -> ModelConfig:
-        """As `config` has it now: transformers changes it where embeddings are resized, users where they set a weight."""
+        """As `config` has it now: transformers changes it when it resizes embeddings, users when they set a weight."""
         return self.config.architecture
 
     def init_weights(self) -> None:
