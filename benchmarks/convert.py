@@ -24,9 +24,8 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from vamba.model.checkpoint_fit import expected_tensors
+from vamba.model.checkpoint_fit import expected_tensors, is_new
 from vamba.model.config import ModelConfig
-from vamba.model.convert import is_new
 from vamba.model.inspection import inspect_directory
 from vamba.model.shard_writer import ShardWriter
 from vamba.model.tensor_files import INDEX_FILE, PIECE_BYTES
@@ -98,7 +97,9 @@ def main() -> None:
         (work / "qwen").mkdir()
         read_bytes = write_source(work / "qwen", num_layers)
         names = ["--from", str(work / "qwen"), "--out", str(work / "vamba")]
-        seconds, resident_kb, anonymous_kb = measure([sys.executable, "-m", "jobs", "--quiet", "model", "convert", *names])
+        seconds, resident_kb, anonymous_kb = measure(
+            [sys.executable, "-m", "jobs", "--quiet", "model", "convert", *names]
+        )
         check_result(work / "qwen", work / "vamba")
         found = inspect_directory(work / "vamba")
         assert not found.problems, found.problems

@@ -58,8 +58,18 @@ def check_fit(
 ) -> None:
     """CheckpointMismatch naming the tensors that are missing, unexpected, or of another shape or kind."""
     problems = misfits(stored, expected)
+    if problems and any(map(is_new, expected)) and not any(map(is_new, stored)):
+        raise CheckpointMismatch(
+            f"{directory} holds none of the parts that a Vamba adds ({problems[0].partition(':')[0]}): if it is a "
+            f"Qwen2-VL, make a Vamba of it with `vamba model convert --from {directory} --out DIR`"
+        )
     if problems:
         raise CheckpointMismatch(f"the tensors in {directory} don't fit its config.json; " + "; ".join(problems))
+
+
+def is_new(name: str) -> bool:
+    """Whether a tensor is one that Qwen2-VL does not have."""
+    return ".cross_attn." in name or ".vision_mixer." in name or name.endswith(".alpha")
 
 
 def misfits(stored: Mapping[str, StoredTensor], expected: Mapping[str, tuple[int, ...]]) -> list[str]:

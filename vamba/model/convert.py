@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from vamba.data.frames import FrameProcessing
-from vamba.model.checkpoint_fit import check_fit, expected_tensors, without_tied_head
+from vamba.model.checkpoint_fit import check_fit, expected_tensors, is_new, without_tied_head
 from vamba.model.config import MODEL_TYPE, MixerConfig, ModelConfig
 from vamba.model.init import initial_value
 from vamba.model.pretrained import FLOAT32_PARTS, checkpoint_draft, read_config_values, read_processing, refuse_foreign
@@ -157,11 +157,6 @@ def checkpoint_names(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTens
             raise ValueError(f"{tensor.path} holds {name} under two names: {renamed[name].name} and {tensor.name}")
         renamed[name] = tensor
     return renamed
-
-
-def is_new(name: str) -> bool:
-    """Whether a tensor is one that Qwen2-VL does not have."""
-    return ".cross_attn." in name or ".vision_mixer." in name or name.endswith(".alpha")
 
 
 def _planned(

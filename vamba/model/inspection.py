@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vamba.model.checkpoint_fit import expected_tensors, misfits
+from vamba.model.checkpoint_fit import expected_tensors, is_new, misfits
 from vamba.model.config import MODEL_TYPE, ModelConfig
-from vamba.model.convert import checkpoint_names, is_new
+from vamba.model.convert import checkpoint_names
 from vamba.model.pretrained import TOKENIZER_FILES, read_config_values
 from vamba.model.tensor_files import stored_tensors, weight_files
 

@@ -8,8 +8,9 @@ not the edges of `FrameProcessing`. Steps that our processing does otherwise are
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
+
+import numpy as np
 
 from vamba.data.frames import FrameProcessing
 from vamba.data.normalise import IMAGE_MEAN, IMAGE_STD
@@ -19,7 +20,6 @@ _KIND = "Qwen2VLImageProcessor"
 _COPIED = ("patch_size", "temporal_patch_size", "merge_size")
 _FIXED = {"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": 3}
 _AREAS = {"min_pixels": ("min_pixels", "shortest_edge"), "max_pixels": ("max_pixels", "longest_edge")}
-_NORMALISING = {"image_mean": IMAGE_MEAN, "image_std": IMAGE_STD}
 
 
 def from_preprocessor(values: Mapping[str, Any]) -> FrameProcessing:
@@ -39,24 +39,13 @@ def from_preprocessor(values: Mapping[str, Any]) -> FrameProcessing:
     size = values.get("size") or {}
     for name, keys in _AREAS.items():
         candidates = [values.get(name), *(size.get(key) for key in keys)]
-        given = [value for value in candidates if value is not None]
-        if given:
-            found[name] = given[0]
-    found.update(_normalising(values))
-    return FrameProcessing(**found)
-
-
-def _normalising(values: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
-    known = {f.name for f in fields(FrameProcessing)}
-    found = {}
-    for name, published in _NORMALISING.items():
+        areas = [value for value in candidates if value is not None]
+        if areas:
+            found[name] = areas[0]
+    for name, published in (("image_mean", IMAGE_MEAN), ("image_std", IMAGE_STD)):
         given = values.get(name)
-        if given is None:
-            continue
-        if name in known:
-            found[name] = tuple(float(value) for value in given)
-        elif tuple(given) != published:
+        if given is not None and not np.allclose(given, published, rtol=0, atol=1e-6):
             raise ValueError(
                 f"{PREPROCESSOR_FILE}: {name} is {given!r}; this model normalises with {list(published)} alone"
             )
-    return found
+    return FrameProcessing(**found)

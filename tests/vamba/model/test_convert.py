@@ -227,6 +227,11 @@ def test_a_hybrid_is_not_converted_again(tmp_path: Path) -> None:
             plan_conversion(directory)
 
 
+def test_loading_a_plain_qwen2_vl_names_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointMismatch, match="vamba model convert --from .*qwen"):
+        from_pretrained(qwen2_vl(tmp_path / "qwen"))
+
+
 def test_an_interruption_leaves_what_was_there(tmp_path: Path) -> None:
     source = qwen2_vl(tmp_path / "qwen")
     convert_qwen2_vl(source, tmp_path / "out", mixer=SMALL_MIXER, seed=1)

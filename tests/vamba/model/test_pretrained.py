@@ -219,6 +219,7 @@ def test_processing_of_a_qwen2_vl_directory(tmp_path: Path, values: dict[str, An
         ({"do_resize": False}, "do_resize is False"),
         ({"resample": 2}, "resample is 2"),
         ({"rescale_factor": 1.0}, "rescale_factor is 1.0"),
+        ({"image_mean": [0.5, 0.5, 0.5]}, "image_mean is .0.5, 0.5, 0.5."),
         ({"min_pixels": 10, "max_pixels": 5}, "greater than max_pixels"),
     ],
 )
