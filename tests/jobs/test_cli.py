@@ -40,7 +40,16 @@ def test_every_verb_has_help_with_an_example(verb: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", [("runs", "ls"), ("runs", "show"), ("models", "ls"), ("models", "show"), ("data", "stats")]
+    "verb",
+    [
+        ("runs", "ls"),
+        ("runs", "show"),
+        ("models", "ls"),
+        ("models", "show"),
+        ("data", "stats"),
+        ("model", "convert"),
+        ("model", "inspect"),
+    ],
 )
 def test_reading_verbs_can_answer_in_json(verb: tuple[str, str]) -> None:
     assert "--json" in vamba(*verb, "--help").output
