@@ -83,3 +83,31 @@ def test_low_precision_inputs_are_scanned_in_float32() -> None:
     assert y.dtype == torch.bfloat16
     assert state.dtype == torch.float32
     torch.testing.assert_close(y, expected, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("chunk", "length", "cut"), [(256, 775, 512), (64, 199, 64), (16, 33, 32), (12, 61, 24)])
+def test_cuts_at_chunk_boundaries_change_no_bit(chunk: int, length: int, cut: int, packed: bool) -> None:
+    """What streaming relies on: a video run in pieces of whole chunks is the video run at once."""
+    given = {name: tensor.detach().float() for name, tensor in arguments(length, 2).items()}
+    seq = sequences(length, [5, cut - 1]) if packed else None
+
+    def scan(part: slice, state: Tensor) -> tuple[Tensor, Tensor]:
+        x, dt, b, c = (given[name][:, part] for name in ("x", "dt", "b", "c"))
+        own = None if seq is None else seq[:, part]
+        return chunked.scan(
+            x, dt, given["a"], b, c, given["d"], chunk_size=chunk, seq_idx_BL=own, initial_state_BHPN=state
+        )
+
+    whole, last = scan(slice(None), given["state"])
+    # A sequence that starts at the cut gets no state: in the second row, one does.
+    first, state = scan(slice(cut), given["state"])
+    continues = torch.ones(2, dtype=torch.bool) if seq is None else seq[:, cut] == seq[:, cut - 1]
+    second, final = scan(slice(cut, None), state * continues[:, None, None, None])
+    assert torch.equal(torch.cat([first, second], dim=1), whole)
+    assert torch.equal(final, last)
+
+
+@pytest.mark.parametrize(("chunk", "block"), [(256, 64), (64, 64), (96, 48), (12, 12), (8, 8), (97, 97), (1, 1)])
+def test_blocks_divide_chunks(chunk: int, block: int) -> None:
+    assert chunked._block(chunk) == block

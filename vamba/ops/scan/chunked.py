@@ -8,6 +8,9 @@ State-space duality (Mamba-2, arXiv 2405.21060, section 6). With cs the running 
 Terms that would cross a change of `seq_idx` are masked. Work and memory are linear in the length; sequences longer than
 `_SEGMENT_TOKENS` are run in segments that keep only their boundary state and are recomputed in the backward pass.
 
+`chunk_size` is where a stream may be cut without changing a bit of the result. Inside, smaller blocks are used where it
+has them: a token's work grows with Q for the first product, and only 1/Q of it is the recurrence.
+
 Shapes: B batch, L length, H heads, P values per head, G groups, R = H/G, N state size, n chunks of Q tokens.
 """
 
@@ -21,6 +24,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 _SEGMENT_TOKENS = 8192
+_LARGEST_BLOCK = 64
+"""Fastest of 16 to 256 on a CPU, forward and backward, for 64 x 128 states and for 16 x 16 ones."""
 
 
 def scan(
@@ -45,19 +50,21 @@ def scan(
     if state is None:
         state = x_BLHP.new_zeros(batch, heads, values, b_BLGN.shape[-1], dtype=dtype)
     state = state.to(dtype)
+    block = _block(chunk_size)
     size = max(_SEGMENT_TOKENS // chunk_size, 1) * chunk_size
     if length <= size:
-        return _segment(x_BLHP, dt_BLH, a_H, b_BLGN, c_BLGN, d_H, seq_idx_BL, None, state, chunk_size)
+        return _segment(x_BLHP, dt_BLH, a_H, b_BLGN, c_BLGN, d_H, seq_idx_BL, None, state, block)
     outputs = []
     before: Tensor | None = None
-    for start in range(0, length, size):
-        part = slice(start, start + size)
-        seq_idx = None if seq_idx_BL is None else seq_idx_BL[:, part]
-        arguments = (x_BLHP[:, part], dt_BLH[:, part], a_H, b_BLGN[:, part], c_BLGN[:, part], d_H)
+    # split, not slices: the backward pass of a slice fills a tensor of the whole length, and there is one per segment.
+    parts = zip(*(t.split(size, dim=1) for t in (x_BLHP, dt_BLH, b_BLGN, c_BLGN)), strict=True)
+    for index, (x, dt, b, c) in enumerate(parts):
+        seq_idx = None if seq_idx_BL is None else seq_idx_BL[:, index * size : (index + 1) * size]
+        arguments = (x, dt, a_H, b, c, d_H, seq_idx, before, state, block)
         if torch.is_grad_enabled():
-            y, state = checkpoint(_segment, *arguments, seq_idx, before, state, chunk_size, use_reentrant=False)
+            y, state = checkpoint(_segment, *arguments, use_reentrant=False, preserve_rng_state=False)
         else:
-            y, state = _segment(*arguments, seq_idx, before, state, chunk_size)
+            y, state = _segment(*arguments)
         before = None if seq_idx is None else seq_idx[:, -1]
         outputs.append(y)
     return torch.cat(outputs, dim=1), state
@@ -73,13 +80,12 @@ def _segment(
     seq_idx_BL: Tensor | None,
     seq_before_B: Tensor | None,
     state_BHPN: Tensor,
-    chunk_size: int,
+    chunk: int,
 ) -> tuple[Tensor, Tensor]:
     """One run of chunks; `seq_before_B` is the sequence the incoming state belongs to, by default the first one's."""
     dtype = state_BHPN.dtype
     length, groups = x_BLHP.shape[1], b_BLGN.shape[2]
     heads_per_group = x_BLHP.shape[2] // groups
-    chunk = min(chunk_size, length)
     x = _chunks(x_BLHP.to(dtype), chunk).unflatten(2, (groups, heads_per_group))  # B n G R Q P
     dt = _chunks(dt_BLH.to(dtype)[..., None], chunk).squeeze(-1).unflatten(2, (groups, heads_per_group))  # B n G R Q
     b, c = _chunks(b_BLGN.to(dtype), chunk), _chunks(c_BLGN.to(dtype), chunk)  # B n G Q N
@@ -112,6 +118,12 @@ def _segment(
     y = y + carried * from_start[..., None] + x * d_H.to(dtype).view(groups, heads_per_group, 1, 1)
     y_BLHP = y.flatten(2, 3).transpose(2, 3).flatten(1, 2)[:, :length]
     return y_BLHP.to(x_BLHP.dtype), final
+
+
+def _block(chunk_size: int) -> int:
+    """The largest block of at most `_LARGEST_BLOCK` that divides a chunk; a chunk without one stays whole."""
+    blocks = (chunk_size // parts for parts in range(1, chunk_size + 1) if chunk_size % parts == 0)
+    return next((block for block in blocks if 8 <= block <= _LARGEST_BLOCK), chunk_size)
 
 
 def _chunks(t_BLHP: Tensor, chunk: int) -> Tensor:
