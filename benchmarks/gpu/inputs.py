@@ -53,7 +53,7 @@ SEVEN_B = Shapes(
     wrap_tokens=(134_550, 153_088),
     repeats=20,
     matmul=8192,
-    copy_bytes=4 << 30,
+    copy_bytes=2 << 30,
 )
 TINY = Shapes(
     mixer=MixerConfig(enable=True, hidden_dim=16, d_state=16, headdim=16, chunk_size=16),
@@ -94,7 +94,7 @@ def scan_inputs(
         "a": -(1 + 15 * torch.rand(heads, generator=torch.Generator(device).manual_seed(3), device=device)),
         "b": b.unflatten(-1, (groups, states)),
         "c": c.unflatten(-1, (groups, states)),
-        "d": normal(heads, device=device, seed=4),
+        "d": normal(heads, device=device, dtype=dtype, seed=4),
     }
 
 

@@ -35,23 +35,28 @@ def main() -> int:
     parser.add_argument("--dry-run", action="store_true", help="every path at tiny size on the CPU")
     arguments = parser.parse_args()
     machine = machines.prepare(dry_run=arguments.dry_run, wheels=arguments.mamba_wheel)
-    report = measure(machine, dry_run=arguments.dry_run)
+    report: dict[str, Any] = {"machine": machine.describe(), "command": " ".join(sys.argv), "ok": False}
     slug = re.sub(r"[^a-z0-9]+", "-", report["machine"]["device"].lower()).strip("-")
     out = arguments.out or RESULTS / f"kernels-{slug}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(report, indent=1) + "\n")
+    try:
+        measure(machine, report, dry_run=arguments.dry_run)
+    finally:
+        # What was measured before something broke is written as well.
+        out.write_text(json.dumps(report, indent=1) + "\n")
     print(f"{out}, {report['seconds']:.0f} s")
     return 0 if report["ok"] else 1
 
 
-def measure(machine: machines.Machine, *, dry_run: bool) -> dict[str, Any]:
+def measure(machine: machines.Machine, report: dict[str, Any], *, dry_run: bool) -> None:
+    """Fills the report, part by part, and prints each line as it is known."""
     # After `prepare`, because these import Triton.
     from benchmarks.gpu import checks, inputs, timings, warm, wrap
     from vamba.ops.backends import available
 
     started = time.perf_counter()
     shapes = inputs.TINY if dry_run else inputs.SEVEN_B
-    report: dict[str, Any] = {"machine": machine.describe(), "command": " ".join(sys.argv), "dry_run": dry_run}
+    report["dry_run"] = dry_run
     report["backends"] = {op: available(op, machine.device) for op in ("scan", "conv", "attention")}
     say(", ".join(f"{name} {value}" for name, value in report["machine"].items()))
     has_mamba = "mamba_ssm" in report["backends"]["scan"]
@@ -80,7 +85,6 @@ def measure(machine: machines.Machine, *, dry_run: bool) -> dict[str, Any]:
         say(f"2^31  {row['tokens']:9,} tokens  {'in parts' if row['split'] else 'whole':8}  {said(row)}")
     report["seconds"] = time.perf_counter() - started
     report["ok"] = is_ok(report)
-    return report
 
 
 def is_ok(report: dict[str, Any]) -> bool:

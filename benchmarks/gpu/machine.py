@@ -114,16 +114,21 @@ def prepare(*, dry_run: bool, wheels: list[str]) -> Machine:
         return Machine(device=torch.device("cuda"), interpreted=False)
     if interpreted:
         os.environ["MAMBA_DETERMINISTIC"] = "1"
+        properties: Any = types.SimpleNamespace(multi_processor_count=4)
         torch.cuda.device = _NoDevice  # type: ignore[assignment, misc]
-        torch.cuda.get_device_properties = lambda device=None: types.SimpleNamespace(multi_processor_count=4)  # type: ignore[assignment]
+        torch.cuda.get_device_properties = lambda device=None: properties
     return Machine(device=torch.device("cpu"), interpreted=interpreted)
 
 
-class _NoDevice(contextlib.nullcontext):  # type: ignore[type-arg]
+class _NoDevice(contextlib.nullcontext[None]):
     """Stands in for `torch.cuda.device`, which a build of torch without CUDA can't enter."""
 
     def __init__(self, device: object) -> None:
         super().__init__()
+
+
+def problem_of(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:500]
 
 
 def run_module(module: str, *arguments: str) -> subprocess.Popen[str]:

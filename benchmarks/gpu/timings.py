@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.gpu.checks import move, random_mixer
 from benchmarks.gpu.inputs import Shapes, normal, scan_inputs, sequences
-from benchmarks.gpu.machine import Machine, one_configuration
+from benchmarks.gpu.machine import Machine, one_configuration, problem_of
 from vamba.model.mixer import MixerState
 from vamba.ops.attention.layout import cross_layout, segments
 from vamba.ops.backends import Backends, available, choose
@@ -84,8 +84,12 @@ class Job:
 
 def run_timings(machine: Machine, shapes: Shapes) -> Iterator[Timing]:
     for make_jobs in (_conv_jobs, _scan_jobs, _attention_jobs, _mixer_jobs):
-        for job in make_jobs(machine, shapes):
-            yield from _timed(machine, shapes, job)
+        try:
+            for job in make_jobs(machine, shapes):
+                yield from _timed(machine, shapes, job)
+        except Exception as error:
+            name = make_jobs.__name__.strip("_").removesuffix("_jobs")
+            yield Timing(operation=name, backend="", passes="", size="", problem=problem_of(error))
         machine.release()
 
 
@@ -107,16 +111,16 @@ def _timed(machine: Machine, shapes: Shapes, job: Job) -> Iterator[Timing]:
         ("forward", forward, job.flops, job.bytes),
         ("both", both, job.flops * job.both_flops, job.bytes * job.both_bytes),
     ):
-        row = {"operation": job.operation, "backend": job.backend, "passes": passes, "size": job.size}
+        row = Timing(operation=job.operation, backend=job.backend, passes=passes, size=job.size)
         try:
             for _ in range(2 if machine.is_gpu else 1):
                 call()
             peak = machine.peak_bytes(call)
             seconds = machine.seconds(call, shapes.repeats)
         except Exception as error:
-            yield Timing(**row, problem=f"{type(error).__name__}: {error}"[:300])
+            yield replace(row, problem=problem_of(error))
             continue
-        yield Timing(**row, seconds=seconds, flops=flops, moved_bytes=moved, peak_bytes=peak)
+        yield replace(row, seconds=seconds, flops=flops, moved_bytes=moved, peak_bytes=peak)
 
 
 def _kernels(machine: Machine, **names: str) -> Any:
@@ -254,20 +258,20 @@ def run_without_synchronization(machine: Machine, shapes: Shapes) -> list[dict[s
     convs, scans = _names("conv", machine), _names("scan", machine)
     results = []
     for conv, scan in dict.fromkeys([("torch", "torch"), (convs[-1], scans[-1])]):
-        mixer = random_mixer(config, _kernels(machine, conv=conv, scan=scan), machine.device, dtype)
 
-        def step(mixer: Any = mixer) -> None:
+        def step(mixer: Any) -> None:
             out, after = mixer(u, seq, state)
             gradients = [t.detach() for t in (out, after.conv_BCW, after.ssm_BHPN)]
             torch.autograd.backward([out, after.conv_BCW, after.ssm_BHPN], gradients)
 
         problem = None
         try:
+            mixer = random_mixer(config, _kernels(machine, conv=conv, scan=scan), machine.device, dtype)
             with one_configuration():
-                step()
+                step(mixer)
                 with machine.no_synchronization():
-                    step()
+                    step(mixer)
         except Exception as error:
-            problem = f"{type(error).__name__}: {error}"[:300]
+            problem = problem_of(error)
         results.append({"backend": f"{conv} + {scan}", "problem": problem})
     return results

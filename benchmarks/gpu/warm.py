@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import subprocess
+import time
 
 import torch
 
@@ -26,9 +27,10 @@ def start(machine: Machine) -> list[subprocess.Popen[str]]:
 def finish(children: list[subprocess.Popen[str]], timeout_s: float) -> list[str]:
     """What went wrong in them: nothing that a result depends on, as what is missing is compiled later."""
     problems = []
+    end = time.monotonic() + timeout_s
     for child in children:
         try:
-            output, _ = child.communicate(timeout=timeout_s)
+            output, _ = child.communicate(timeout=max(end - time.monotonic(), 0.1))
         except subprocess.TimeoutExpired:
             child.kill()
             output = f"not done in {timeout_s:.0f} s"

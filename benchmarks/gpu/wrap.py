@@ -51,7 +51,8 @@ def _outcome(child: subprocess.Popen[str]) -> dict[str, Any]:
     lines = output.strip().splitlines()
     if child.returncode == 0 and lines:
         return json.loads(lines[-1])
-    return {"problem": (lines or ["no output"])[-1][-300:], "exit": child.returncode}
+    errors = [line for line in lines if "Error" in line] or lines or ["no output"]
+    return {"problem": errors[-1][-300:], "exit": child.returncode}
 
 
 def measure(machine: Machine, shapes: Shapes, tokens: int, max_offset: int) -> dict[str, Any]:
@@ -81,6 +82,7 @@ def measure(machine: Machine, shapes: Shapes, tokens: int, max_offset: int) -> d
             for index, first in enumerate((0, max(wrap_token - start, 0))):
                 difference[index] += (y[:, part][:, first:].float() - wanted[:, first:].float()).square().sum().item()
                 size[index] += wanted[:, first:].float().square().sum().item()
+    assert state is not None
     whole, behind = (difference / size.clamp(min=1e-30)).sqrt().tolist()
     state_error = ((final - state).norm() / state.norm()).item()
     return {"calls": calls, "row": row, "error": whole, "error_behind_2_31": behind, "state_error": state_error}

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import traceback
 import types
+from typing import Any
 
 from tests.architecture.sources import ROOT
 
@@ -33,7 +34,7 @@ def run_cases(module: str) -> dict[str, str | None]:
     return {result["case"]: result["problem"] for result in results}
 
 
-class _NoDevice(contextlib.nullcontext):  # type: ignore[type-arg]
+class _NoDevice(contextlib.nullcontext[None]):
     """Stands in for `torch.cuda.device`, which a build of torch without CUDA can't enter."""
 
     def __init__(self, device: object) -> None:
@@ -43,8 +44,9 @@ class _NoDevice(contextlib.nullcontext):  # type: ignore[type-arg]
 def main() -> None:
     import torch
 
+    properties: Any = types.SimpleNamespace(multi_processor_count=4)
     torch.cuda.device = _NoDevice  # type: ignore[misc, assignment]
-    torch.cuda.get_device_properties = lambda device=None: types.SimpleNamespace(multi_processor_count=4)  # type: ignore[assignment]
+    torch.cuda.get_device_properties = lambda device=None: properties
     for name, case in importlib.import_module(sys.argv[1]).CASES.items():
         problem = None
         try:
