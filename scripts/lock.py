@@ -36,7 +36,7 @@ TORCH = "2.13.0"
 # Installed with pip itself and needed to install the project without a download.
 BUILD_TOOLS = ["pip==26.3", "setuptools>=80"]
 # Built from source against the installed torch, so they are listed apart: see requirements/gpu-kernels.lock.
-KERNELS = {"causal-conv1d", "flash-attn", "mamba-ssm"}
+KERNELS = {"flash-attn", "mamba-ssm"}
 # What only a CUDA build of torch asks for.
 CUDA_ONLY = re.compile(r"^(nvidia-|cuda-|triton$)")
 

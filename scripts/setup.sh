@@ -105,17 +105,18 @@ install_lock() { # file...
     done
 }
 
-# Built against the torch just installed. mamba-ssm's Mamba-2 kernels are Triton and need no compiler; the others need nvcc.
+# Built against the torch just installed. flash-attn needs nvcc. What mamba-ssm would compile is Mamba-1, which nothing here
+# uses: its Mamba-2 kernels are Triton.
 install_kernels() {
     local lock=requirements/gpu-kernels.lock wanted
+    export MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE
     if command -v nvcc >/dev/null 2>&1 || [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; then
-        say "  kernels: building $(grep -vc '^ *#' $lock) packages with nvcc (flash-attn can take an hour; MAX_JOBS limits the memory)"
+        say "  kernels: building flash-attn with nvcc (it can take an hour; MAX_JOBS limits the memory)"
         wanted="$(grep -v '^ *#' $lock)"
     else
         say "  kernels: no nvcc, so only mamba-ssm's Triton kernels are installed; vamba uses torch's attention instead of flash-attn."
-        say "  (For flash-attn and causal-conv1d install the CUDA toolkit of torch's version and run: make setup)"
+        say "  (For flash-attn install the CUDA toolkit of torch's version and run: make setup)"
         wanted="$(grep '^mamba-ssm' $lock)"
-        export MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE
     fi
     # shellcheck disable=SC2086
     pip_install kernels "$(wc -l <<<"$wanted")" --no-build-isolation $wanted || failed "a kernel package could not be built"

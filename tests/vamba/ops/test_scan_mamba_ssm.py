@@ -20,6 +20,7 @@ def problems() -> dict[str, str | None]:
     return run_cases("tests.vamba.ops.scan_cases")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_in_the_interpreter(case: str, problems: dict[str, str | None]) -> None:
     assert problems[case] is None, problems[case]
