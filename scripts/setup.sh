@@ -129,7 +129,7 @@ install_test_kernels() {
     wanted="$(grep '^mamba-ssm' requirements/gpu-kernels.lock)"
     say "  kernels for tests: $wanted, without a build"
     MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE pip_install kernels 1 --no-build-isolation "$wanted" ||
-        say "  note: $wanted could not be installed (see $VENV/setup.log); only tests/vamba/ops/test_scan_mamba_ssm.py needs it"
+        say "  note: $wanted could not be installed (see $VENV/setup.log); only tests of its kernels need it"
 }
 
 # What pip finds inconsistent, but for packages that mamba-ssm asks for and Mamba-2 never loads.
