@@ -183,11 +183,11 @@ def _mixer_cases(machine: Machine, shapes: Shapes, dtype: torch.dtype, conv: str
         ops = choose(Backends(conv=names[0], scan=names[1], attention="reference"), machine.device)
         mixers.append(random_mixer(config, ops, machine.device, dtype).to(kind))
     leaves = {
-        "u": normal(1, length, config.hidden_dim, device=machine.device, dtype=dtype, seed=1),
-        "conv state": normal(1, config.conv_dim, config.d_conv, device=machine.device, dtype=dtype, seed=2),
-        "ssm state": normal(1, config.num_heads, config.headdim, config.d_state, device=machine.device, seed=3),
+        "u": normal(2, length, config.hidden_dim, device=machine.device, dtype=dtype, seed=1),
+        "conv state": normal(2, config.conv_dim, config.d_conv, device=machine.device, dtype=dtype, seed=2),
+        "ssm state": normal(2, config.num_heads, config.headdim, config.d_state, device=machine.device, seed=3),
     }
-    seq = sequences(1, length, (config.chunk_size, config.chunk_size + 13), machine.device)
+    seq = sequences(2, length, (config.chunk_size, config.chunk_size + 13), machine.device)
 
     def call(mixer: Mamba2Mixer, own: Leaves) -> Leaves:
         out, state = mixer(own[0], seq, MixerState(conv_BCW=own[1], ssm_BHPN=own[2]))

@@ -245,15 +245,15 @@ def _mixer_jobs(machine: Machine, shapes: Shapes) -> Iterator[Job]:
 def run_without_synchronization(machine: Machine, shapes: Shapes) -> list[dict[str, Any]]:
     """A mixer with packed sequences and carried states, forward and backward, where waiting for the GPU raises.
 
-    Of the checked width, for which its kernels are compiled already: what waits does so at any width.
+    Of the shape that was checked, for which its kernels are compiled: what waits does so at any width.
     """
     config, dtype = replace(shapes.mixer, hidden_dim=shapes.check_hidden), machine.low_precision
     length = shapes.check_lengths[-1]
-    u = normal(1, length, config.hidden_dim, device=machine.device, dtype=dtype).requires_grad_()
-    seq = sequences(1, length, (config.chunk_size, config.chunk_size + 13), machine.device)
+    u = normal(2, length, config.hidden_dim, device=machine.device, dtype=dtype).requires_grad_()
+    seq = sequences(2, length, (config.chunk_size, config.chunk_size + 13), machine.device)
     state = MixerState(
-        conv_BCW=normal(1, config.conv_dim, config.d_conv, device=machine.device, dtype=dtype),
-        ssm_BHPN=normal(1, config.num_heads, config.headdim, config.d_state, device=machine.device),
+        conv_BCW=normal(2, config.conv_dim, config.d_conv, device=machine.device, dtype=dtype),
+        ssm_BHPN=normal(2, config.num_heads, config.headdim, config.d_state, device=machine.device),
     )
     convs, scans = _names("conv", machine), _names("scan", machine)
     results = []
