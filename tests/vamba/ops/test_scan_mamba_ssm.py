@@ -81,6 +81,14 @@ def test_a_chunk_that_does_not_fit_is_refused() -> None:
         tokens_per_call(seven_b(1024, 7424), 1024, 1_000_000)
 
 
+def test_refuses_the_cpu_by_name() -> None:
+    from vamba.ops.scan import mamba_ssm
+
+    x, dt, b = (torch.zeros(1, 5, 2, n) for n in (4, 1, 3))
+    with pytest.raises(ValueError, match="got a tensor on cpu.*choose backends.scan 'torch'"):
+        mamba_ssm.scan(x, dt[..., 0], torch.zeros(2), b, b, torch.zeros(2), chunk_size=4)
+
+
 def test_import_leaves_no_stand_in_behind() -> None:
     import vamba.ops.scan.mamba_ssm  # noqa: F401
 

@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import triton
 from torch import Tensor
 
 from vamba.ops.scan.call_size import Sizes, tokens_per_call
@@ -65,7 +66,7 @@ def scan(
 
     An initial state continues the first sequence of the row. The numbers in `seq_idx` never decrease along a row.
     """
-    _check_dtypes(x_BLHP, dt_BLH, b_BLGN, c_BLGN)
+    _check_inputs(x_BLHP, dt_BLH, b_BLGN, c_BLGN)
     batch, length = x_BLHP.shape[:2]
     sizes = Sizes.of(x_BLHP, dt_BLH, b_BLGN, c_BLGN, chunk_size)
     if batch > 1 and not sizes.fit(length, MAX_OFFSET):
@@ -125,7 +126,12 @@ def _scan_in_parts(
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), state_BHPN
 
 
-def _check_dtypes(x: Tensor, dt: Tensor, b: Tensor, c: Tensor) -> None:
+def _check_inputs(x: Tensor, dt: Tensor, b: Tensor, c: Tensor) -> None:
+    if not x.is_cuda and not triton.knobs.runtime.interpret:
+        raise ValueError(
+            f"backends.scan 'mamba_ssm' got a tensor on {x.device}: it runs on NVIDIA GPUs; move the model there, or "
+            "choose backends.scan 'torch'."
+        )
     supported = (torch.float16, torch.bfloat16, torch.float32)
     if x.dtype not in supported or dt.dtype not in supported or not x.dtype == b.dtype == c.dtype:
         raise ValueError(
