@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def attend_cached(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask_B1TS: Tensor) -> Tensor:
-    """Attention wherever the mask (bool, or float to add) allows; its first dimension may be 1. Returns (B, H, T, D)."""
+    """Attention wherever the mask (bool, or float to add) allows; its first dimension may be 1; (B, H, T, D)."""
     repeats = q_BHTD.shape[1] // k_BKSD.shape[1]
     rows = q_BHTD.unflatten(1, (-1, repeats)).flatten(2, 3)
     mask = mask_B1TS[:, :, None].expand(-1, -1, repeats, -1, -1).flatten(2, 3)
