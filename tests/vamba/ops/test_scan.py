@@ -69,6 +69,17 @@ def test_long_sequences_run_in_recomputed_segments(monkeypatch: pytest.MonkeyPat
         torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_runs_of_a_segment_are_one_scan(monkeypatch: pytest.MonkeyPatch, packed: bool) -> None:
+    """However many chunks are multiplied at once, states and sequences pass from run to run."""
+    given = arguments(71, 2)
+    seq = sequences(71, [16, 40]) if packed else None
+    expected = run(reference.scan, given, 8, seq)
+    monkeypatch.setattr(chunked, "_RUN_BYTES", 1)
+    for actual, wanted in zip(run(chunked.scan, given, 8, seq), expected, strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-9)
+
+
 def test_strong_decay_stays_finite() -> None:
     given = arguments(64, 1)
     given["dt"] = (given["dt"].detach() * 1e3).requires_grad_()

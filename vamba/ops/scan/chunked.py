@@ -2,14 +2,19 @@
 
 State-space duality (Mamba-2, arXiv 2405.21060, section 6). With cs the running sum of dt*A inside a chunk:
     inside   y_i += sum_{j<=i} exp(cs_i - cs_j) (C_i . B_j) dt_j x_j        one (Q, Q) product per chunk and head
-    to state s    = sum_j exp(cs_end - cs_j) dt_j x_j B_j^T                 what a chunk adds
+    to state s    = sum_j exp(cs_end - cs_j) B_j (dt_j x_j)^T               what a chunk adds
     between  h'   = exp(cs_end) h + s                                       the only sequential part
     from h   y_i += exp(cs_i) C_i . h                                       what the chunks before contribute
-Terms that would cross a change of `seq_idx` are masked. Work and memory are linear in the length; sequences longer than
-`_SEGMENT_TOKENS` are run in segments that keep only their boundary state and are recomputed in the backward pass.
+Terms that would cross a change of `seq_idx` are masked. Work and memory are linear in the length.
 
-`chunk_size` is where a stream may be cut without changing a bit of the result. Inside, smaller blocks are used where it
-has them: a token's work grows with Q for the first product, and only 1/Q of it is the recurrence.
+A row runs in pieces of three sizes. A *segment* bounds memory in training: of a longer row only the states between
+segments are kept, and the rest is recomputed in the backward pass. A *run* is as many chunks as the processor's cache
+holds, one set of matrix products each. A *block* is what is called a chunk above: a part of `chunk_size`, because a
+token's work grows with Q for the first product. Wherever a stream is cut at a multiple of `chunk_size`, no bit of the
+result changes.
+
+Inside, tokens come before heads, as they do in the inputs, and a state is (N, R P): then the products with B and C are
+one matrix product for all heads of a group, and nothing large is transposed.
 
 Shapes: B batch, L length, H heads, P values per head, G groups, R = H/G, N state size, n chunks of Q tokens.
 """
@@ -24,6 +29,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 _SEGMENT_TOKENS = 8192
+_RUN_BYTES = 1 << 20
+"""Of x in one run: what a cache holds beside the states. Twice and four times as much are slower on a CPU."""
 _LARGEST_BLOCK = 64
 """Fastest of 16 to 256 on a CPU, forward and backward, for 64 x 128 states and for 16 x 16 ones."""
 
@@ -46,28 +53,29 @@ def scan(
     """
     dtype = torch.promote_types(x_BLHP.dtype, torch.float32)
     batch, length, heads, values = x_BLHP.shape
-    state = initial_state_BHPN
-    if state is None:
-        state = x_BLHP.new_zeros(batch, heads, values, b_BLGN.shape[-1], dtype=dtype)
-    state = state.to(dtype)
-    block = _block(chunk_size)
-    size = max(_SEGMENT_TOKENS // chunk_size, 1) * chunk_size
-    if length <= size:
-        return _segment(x_BLHP, dt_BLH, a_H, b_BLGN, c_BLGN, d_H, seq_idx_BL, None, state, block)
-    outputs = []
-    before: Tensor | None = None
-    # split, not slices: the backward pass of a slice fills a tensor of the whole length, and there is one per segment.
-    parts = zip(*(t.split(size, dim=1) for t in (x_BLHP, dt_BLH, b_BLGN, c_BLGN)), strict=True)
-    for index, (x, dt, b, c) in enumerate(parts):
-        seq_idx = None if seq_idx_BL is None else seq_idx_BL[:, index * size : (index + 1) * size]
-        arguments = (x, dt, a_H, b, c, d_H, seq_idx, before, state, block)
-        if torch.is_grad_enabled():
-            y, state = checkpoint(_segment, *arguments, use_reentrant=False, preserve_rng_state=False)
-        else:
-            y, state = _segment(*arguments)
-        before = None if seq_idx is None else seq_idx[:, -1]
-        outputs.append(y)
-    return torch.cat(outputs, dim=1), state
+    groups, state_size = b_BLGN.shape[2:]
+    if initial_state_BHPN is None:
+        state_BGNI = x_BLHP.new_zeros(batch, groups, state_size, heads // groups * values, dtype=dtype)
+    else:
+        state_BGNI = initial_state_BHPN.to(dtype).unflatten(1, (groups, -1)).flatten(2, 3).transpose(2, 3)
+    segment = max(_SEGMENT_TOKENS // chunk_size, 1) * chunk_size
+    run_tokens = max(_RUN_BYTES // (batch * heads * values * dtype.itemsize) // chunk_size, 1) * chunk_size
+    sizes = (run_tokens, _block(chunk_size))
+    if length <= segment:
+        y_BLHP, state_BGNI = _segment(x_BLHP, dt_BLH, a_H, b_BLGN, c_BLGN, d_H, seq_idx_BL, None, state_BGNI, *sizes)
+    else:
+        outputs = []
+        before: Tensor | None = None
+        for x, dt, b, c, seq_idx in _split(segment, x_BLHP, dt_BLH, b_BLGN, c_BLGN, seq_idx_BL):
+            arguments = (x, dt, a_H, b, c, d_H, seq_idx, before, state_BGNI, *sizes)
+            if torch.is_grad_enabled():
+                y, state_BGNI = checkpoint(_segment, *arguments, use_reentrant=False, preserve_rng_state=False)
+            else:
+                y, state_BGNI = _segment(*arguments)
+            before = None if seq_idx is None else seq_idx[:, -1]
+            outputs.append(y)
+        y_BLHP = torch.cat(outputs, dim=1)
+    return y_BLHP, state_BGNI.transpose(2, 3).unflatten(2, (heads // groups, values)).flatten(1, 2).contiguous()
 
 
 def _segment(
@@ -79,22 +87,55 @@ def _segment(
     d_H: Tensor,
     seq_idx_BL: Tensor | None,
     seq_before_B: Tensor | None,
-    state_BHPN: Tensor,
+    state_BGNI: Tensor,
+    run_tokens: int,
+    block: int,
+) -> tuple[Tensor, Tensor]:
+    """Run after run. `seq_before_B` is the sequence the incoming state belongs to, by default the first one's."""
+    outputs = []
+    for x, dt, b, c, seq_idx in _split(run_tokens, x_BLHP, dt_BLH, b_BLGN, c_BLGN, seq_idx_BL):
+        y, state_BGNI = _run(x, dt, a_H, b, c, d_H, seq_idx, seq_before_B, state_BGNI, block)
+        seq_before_B = None if seq_idx is None else seq_idx[:, -1]
+        outputs.append(y)
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), state_BGNI
+
+
+def _split(size: int, *tensors: Tensor | None) -> list[tuple[Any, ...]]:
+    """Consecutive parts of `size` tokens of every tensor.
+
+    split, not slices: the backward pass of a slice fills a tensor of the whole length, and there is one per part.
+    """
+    first = tensors[0]
+    assert first is not None
+    count = -(-first.shape[1] // size)
+    return list(zip(*([None] * count if t is None else t.split(size, dim=1) for t in tensors), strict=True))
+
+
+def _run(
+    x_BLHP: Tensor,
+    dt_BLH: Tensor,
+    a_H: Tensor,
+    b_BLGN: Tensor,
+    c_BLGN: Tensor,
+    d_H: Tensor,
+    seq_idx_BL: Tensor | None,
+    seq_before_B: Tensor | None,
+    state_BGNI: Tensor,
     chunk: int,
 ) -> tuple[Tensor, Tensor]:
-    """One run of chunks; `seq_before_B` is the sequence the incoming state belongs to, by default the first one's."""
-    dtype = state_BHPN.dtype
+    """All chunks of a run side by side, but for the recurrence between them."""
+    dtype = state_BGNI.dtype
     length, groups = x_BLHP.shape[1], b_BLGN.shape[2]
-    heads_per_group = x_BLHP.shape[2] // groups
-    x = _chunks(x_BLHP.to(dtype), chunk).unflatten(2, (groups, heads_per_group))  # B n G R Q P
-    dt = _chunks(dt_BLH.to(dtype)[..., None], chunk).squeeze(-1).unflatten(2, (groups, heads_per_group))  # B n G R Q
-    b, c = _chunks(b_BLGN.to(dtype), chunk), _chunks(c_BLGN.to(dtype), chunk)  # B n G Q N
+    heads = (groups, x_BLHP.shape[2] // groups)
+    x = _chunks(x_BLHP.to(dtype), chunk).unflatten(3, heads)  # B n Q G R P
+    dt = _chunks(dt_BLH.to(dtype), chunk).unflatten(3, heads)  # B n Q G R
+    b, c = (_chunks(t.to(dtype), chunk).transpose(2, 3) for t in (b_BLGN, c_BLGN))  # B n G Q N
 
-    cs = torch.cumsum(dt * a_H.to(dtype).view(groups, heads_per_group, 1), dim=-1)
+    cs = torch.cumsum(dt * a_H.to(dtype).view(heads), dim=2)
     pairs = torch.ones(chunk, chunk, dtype=torch.bool, device=x.device).tril()
-    to_end = torch.exp(cs[..., -1:] - cs)
+    to_end = torch.exp(cs[:, :, -1:] - cs)
     from_start = torch.exp(cs)
-    keep = from_start[..., -1]
+    keep = from_start[:, :, -1]  # B n G R
     if seq_idx_BL is not None:
         seq = F.pad(seq_idx_BL, (0, -length % chunk), mode="constant", value=-1)
         seq[:, length:] = seq_idx_BL[:, -1:]
@@ -103,20 +144,20 @@ def _segment(
         first = seq[:, 0, 0] if seq_before_B is None else seq_before_B
         before = torch.cat([first[:, None], last[:, :-1]], dim=1)
         pairs = (pairs & (seq[..., :, None] == seq[..., None, :]))[:, :, None, None]
-        to_end = to_end * (seq == last[..., None])[:, :, None, None]
-        from_start = from_start * (seq == before[..., None])[:, :, None, None]
-        keep = keep * (last == before)[:, :, None, None]
+        to_end = to_end * (seq == last[..., None])[..., None, None]
+        from_start = from_start * (seq == before[..., None])[..., None, None]
+        keep = keep * (last == before)[..., None, None]
 
     xdt = x * dt[..., None]
-    decay = _Decay.apply(cs, pairs)  # B n G R Q Q
-    y = ((c @ b.transpose(-1, -2))[:, :, :, None] * decay) @ xdt
-    added = (xdt * to_end[..., None]).transpose(-1, -2).flatten(3, 4) @ b  # B n G (R P) N
-    added = added.unflatten(3, (heads_per_group, -1)).flatten(2, 3)
-    entering, final = _pass_states(added, keep.flatten(2, 3), state_BHPN)
-    carried = c @ entering.unflatten(2, (groups, heads_per_group)).flatten(3, 4).transpose(-1, -2)  # B n G Q (R P)
-    carried = carried.unflatten(-1, (heads_per_group, -1)).transpose(3, 4)
-    y = y + carried * from_start[..., None] + x * d_H.to(dtype).view(groups, heads_per_group, 1, 1)
-    y_BLHP = y.flatten(2, 3).transpose(2, 3).flatten(1, 2)[:, :length]
+    decay = _Decay.apply(cs.permute(0, 1, 3, 4, 2).contiguous(), pairs)  # B n G R Q Q
+    scores = (c @ b.transpose(-1, -2))[:, :, :, None] * decay
+    y = (scores @ xdt.permute(0, 1, 3, 4, 2, 5)).transpose(3, 4)  # B n G Q R P
+    added = b.transpose(-1, -2) @ (xdt * to_end[..., None]).transpose(2, 3).flatten(4, 5)  # B n G N (R P)
+    entering, final = _StatePassing.apply(added, keep, state_BGNI)
+    carried = (c @ entering).unflatten(-1, (heads[1], -1))  # B n G Q R P
+    y = torch.addcmul(y, carried, from_start.transpose(2, 3)[..., None])
+    y = torch.addcmul(y, x.transpose(2, 3), d_H.to(dtype).view(groups, 1, heads[1], 1))
+    y_BLHP = y.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, :length]
     return y_BLHP.to(x_BLHP.dtype), final
 
 
@@ -126,10 +167,11 @@ def _block(chunk_size: int) -> int:
     return next((block for block in blocks if 8 <= block <= _LARGEST_BLOCK), chunk_size)
 
 
-def _chunks(t_BLHP: Tensor, chunk: int) -> Tensor:
-    """(B, L, H, P) -> (B, n, H, Q, P), filled up with zeros: a token with dt = 0 changes nothing."""
-    padded = F.pad(t_BLHP, (0, 0, 0, 0, 0, -t_BLHP.shape[1] % chunk))
-    return padded.unflatten(1, (-1, chunk)).transpose(2, 3)
+def _chunks(t_BLX: Tensor, chunk: int) -> Tensor:
+    """(B, L, ...) -> (B, n, Q, ...), filled up with zeros: a token with dt = 0 changes nothing."""
+    missing = -t_BLX.shape[1] % chunk
+    padded = F.pad(t_BLX, (0, 0) * (t_BLX.ndim - 2) + (0, missing)) if missing else t_BLX
+    return padded.unflatten(1, (-1, chunk))
 
 
 class _Decay(torch.autograd.Function):
@@ -156,12 +198,13 @@ class _StatePassing(torch.autograd.Function):
     """h' = keep * h + added over n chunks; returns the state entering each chunk and the last one.
 
     As one autograd node: the loop runs on small tensors, and recording each of its steps would cost more than doing it.
+    Shapes: added and entering B n G N (R P), keep B n G R, state B G N (R P).
     """
 
     @staticmethod
     def forward(ctx: Any, added: Tensor, keep: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         entering = torch.empty_like(added)
-        keep_ = keep[..., None, None]
+        keep_ = _over_values(keep, added)
         for chunk in range(added.shape[1]):
             entering[:, chunk] = state
             state = torch.addcmul(added[:, chunk], state, keep_[:, chunk])
@@ -173,12 +216,14 @@ class _StatePassing(torch.autograd.Function):
         grad_entering, grad_state = grads
         entering, keep = ctx.saved_tensors
         grad_added = torch.empty_like(entering)
-        keep_ = keep[..., None, None]
+        keep_ = _over_values(keep, entering)
         for chunk in reversed(range(entering.shape[1])):
             grad_added[:, chunk] = grad_state
             grad_state = torch.addcmul(grad_entering[:, chunk], grad_state, keep_[:, chunk])
-        return grad_added, (grad_added * entering).sum((-1, -2)), grad_state
+        by_head = (grad_added * entering).unflatten(-1, (keep.shape[-1], -1))
+        return grad_added, by_head.sum((-1, -3)), grad_state
 
 
-def _pass_states(added_BnHPN: Tensor, keep_BnH: Tensor, state_BHPN: Tensor) -> tuple[Tensor, Tensor]:
-    return _StatePassing.apply(added_BnHPN, keep_BnH, state_BHPN)
+def _over_values(keep_BnGR: Tensor, states: Tensor) -> Tensor:
+    """One factor per head, for all of its values: (B, n, G, 1, R P)."""
+    return keep_BnGR.repeat_interleave(states.shape[-1] // keep_BnGR.shape[-1], dim=-1)[..., None, :]
