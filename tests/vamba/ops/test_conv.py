@@ -29,6 +29,17 @@ def test_equals_definition(length: int, packed: bool, carried: bool) -> None:
         torch.testing.assert_close(actual, wanted, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("weight_dtype", [torch.bfloat16, torch.float32])
+def test_low_precision_sums_in_float32(weight_dtype: torch.dtype) -> None:
+    """Equal to the definition to the last bit of bfloat16, whatever the weight's dtype."""
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(1, 50, 6).bfloat16(), torch.randn(6, 4).to(weight_dtype), torch.randn(6)
+    expected, _ = reference.conv(x, weight, bias)
+    y, _ = shifted.conv(x, weight, bias)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y, expected, rtol=2**-8, atol=1e-6)
+
+
 @pytest.mark.parametrize("conv", [reference.conv, shifted.conv])
 def test_is_torchs_causal_convolution(conv) -> None:  # type: ignore[no-untyped-def]
     x, weight = torch.randn(2, 17, 6), torch.randn(6, 4)

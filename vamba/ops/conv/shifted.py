@@ -24,12 +24,13 @@ def conv(
     """(SiLU of the convolution_BLC, final state_BCW: the last W raw inputs of the row's last sequence)."""
     batch, length, channels = x_BLC.shape
     width = weight_CW.shape[1]
+    weight = weight_CW.to(torch.promote_types(x_BLC.dtype, torch.float32))  # the sums are as wide as the weight
     if initial_state_BCW is None:
         before = x_BLC.new_zeros(batch, width, channels)
     else:
         before = initial_state_BCW.transpose(1, 2).to(x_BLC.dtype)
     window = torch.cat([before, x_BLC], dim=1)
-    y = window[:, width:] * weight_CW[:, -1]
+    y = window[:, width:] * weight[:, -1]
     if bias_C is not None:
         y = y + bias_C
     seq = None if seq_idx_BL is None else torch.cat([seq_idx_BL[:, :1].expand(-1, width), seq_idx_BL], dim=1)
@@ -37,8 +38,8 @@ def conv(
         tap = window[:, width - back : width - back + length]
         if seq is not None:
             tap = tap * (seq[:, width:] == seq[:, width - back : width - back + length])[..., None]
-        y = torch.addcmul(y, tap, weight_CW[:, -1 - back])
+        y = torch.addcmul(y, tap, weight[:, -1 - back])
     final = window[:, -width:]
     if seq is not None:
         final = final * (seq[:, -width:] == seq[:, -1:])[..., None]
-    return F.silu(y), final.transpose(1, 2)
+    return F.silu(y).to(x_BLC.dtype), final.transpose(1, 2)
