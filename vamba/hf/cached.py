@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,50 +37,56 @@ class RowVideos:
 
     @classmethod
     def of(cls, given: RowVideos | VideoMemory | Sequence[VideoMemory | None], rows: int) -> RowVideos:
-        """One video for all rows, or one (or None) per row; `generate` may have repeated rows since, for beams."""
+        """One video for all rows, or one (or None) per row.
+
+        A RowVideos may be of fewer rows: `generate` repeats each of its rows equally often, for beams and samples.
+        """
         if isinstance(given, RowVideos):
-            memories = given.memories
+            fits = rows % len(given.memories) == 0
+        elif isinstance(given, VideoMemory):
+            given, fits = cls(memories=(given,)), True
         else:
-            memories = (given,) if isinstance(given, VideoMemory) else tuple(given)
-        if not memories or rows % len(memories):
-            raise ValueError(f"{len(memories)} videos were given for {rows} rows; give one, or one (or None) per row")
-        return cls(memories=memories)
+            given, fits = cls(memories=tuple(given)), len(given) == rows
+        if not fits:
+            raise ValueError(
+                f"{len(given.memories)} videos were given for {rows} rows; give one, or one (or None) per row"
+            )
+        return given
 
     def readers(self, rows: int, tokens_per_row: int) -> _RowReaders:
         """The videos, each with the tokens that read it, for a pass over `rows` rows."""
         repeats = rows // len(self.memories)
-        readers: list[_Reader] = []
-        for index, memory in enumerate(self.memories):
-            start, end = (place * repeats * tokens_per_row for place in (index, index + 1))
-            if readers and readers[-1].memory is memory:
-                start = readers.pop().tokens.start
-            readers.append(_Reader(memory=memory, tokens=slice(start, end)))
-        layouts = [None if r.memory is None else r.memory.layout_for(r.tokens.stop - r.tokens.start) for r in readers]
-        return _RowReaders(readers=tuple(readers), layouts=tuple(layouts))
+        readers = []
+        for _, neighbours in groupby(self.memories, key=id):
+            same = list(neighbours)
+            num_tokens = len(same) * repeats * tokens_per_row
+            layout = None if same[0] is None else same[0].layout_for(num_tokens)
+            readers.append(_Reader(memory=same[0], layout=layout, num_tokens=num_tokens))
+        return _RowReaders(readers=tuple(readers))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Reader:
+    """Neighbouring rows about the same video, so that its keys are read once for all of them."""
+
     memory: VideoMemory | None
-    tokens: slice
+    layout: CrossLayout | None
+    num_tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _RowReaders:
-    """Neighbouring rows about the same video are one reader, so that its keys are read once for all of them."""
-
     readers: tuple[_Reader, ...]
-    layouts: tuple[CrossLayout | None, ...]
 
     def read(self, layer: int, q_THD: Tensor) -> Tensor:
-        parts = []
-        for reader, layout in zip(self.readers, self.layouts, strict=True):
-            q = q_THD[reader.tokens]
-            if reader.memory is None or layout is None:
-                parts.append(torch.zeros_like(q))
-            else:
-                parts.append(reader.memory.read(layer, q, layout))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        """What every row's tokens see of its video in one layer."""
+        parts = q_THD.split([reader.num_tokens for reader in self.readers])
+        seen = [
+            torch.zeros_like(q) if reader.memory is None or reader.layout is None
+            else reader.memory.read(layer, q, reader.layout)
+            for reader, q in zip(self.readers, parts, strict=True)
+        ]  # fmt: skip
+        return seen[0] if len(seen) == 1 else torch.cat(seen)
 
 
 class _TextAttention:

@@ -186,5 +186,7 @@ def test_refusals() -> None:
     memory, ids = model.encode_video(*VIDEOS[0]), torch.tensor([PROMPTS[0]] * 3)
     with pytest.raises(ValueError, match="2 videos were given for 3 rows"):
         model.generate(ids, videos=[memory, memory], max_new_tokens=2)
+    with pytest.raises(ValueError, match="2 videos were given for 6 rows"):
+        model(torch.cat([ids, ids]), videos=[memory, None])
     with pytest.raises(ValueError, match="a loss is a pass of its own"):
         model(ids, labels=ids, videos=memory)
