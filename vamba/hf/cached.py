@@ -41,17 +41,12 @@ class RowVideos:
 
         A RowVideos may be of fewer rows: `generate` repeats each of its rows equally often, for beams and samples.
         """
-        if isinstance(given, RowVideos):
-            fits = rows % len(given.memories) == 0
-        elif isinstance(given, VideoMemory):
-            given, fits = cls(memories=(given,)), True
-        else:
-            given, fits = cls(memories=tuple(given)), len(given) == rows
-        if not fits:
-            raise ValueError(
-                f"{len(given.memories)} videos were given for {rows} rows; give one, or one (or None) per row"
-            )
-        return given
+        if isinstance(given, VideoMemory):
+            return cls(memories=(given,))
+        memories = given.memories if isinstance(given, RowVideos) else tuple(given)
+        if not memories or (rows % len(memories) if isinstance(given, RowVideos) else rows != len(memories)):
+            raise ValueError(f"{len(memories)} videos were given for {rows} rows; give one, or one (or None) per row")
+        return cls(memories=memories)
 
     def readers(self, rows: int, tokens_per_row: int) -> _RowReaders:
         """The videos, each with the tokens that read it, for a pass over `rows` rows."""
