@@ -87,6 +87,17 @@ def test_copies_keep_what_is_tied_and_share_nothing(tmp_path: Path) -> None:
     assert model.lm_head.weight.abs().max() > 0
 
 
+def test_a_configuration_alone_makes_a_fresh_model(tmp_path: Path) -> None:
+    VambaConfig.of(CONFIG).save_pretrained(tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path)
+    assert config.architecture == CONFIG
+    model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
+    assert model.dtype == torch.bfloat16
+    assert model.model.layers[0].alpha.item() == 0.5
+    assert torch.isfinite(model(torch.arange(5)[None]).logits).all()
+    assert VambaConfig().architecture.num_hidden_layers == 28
+
+
 def test_options_of_loading(tmp_path: Path) -> None:
     random_model().float().save_pretrained(tmp_path)
     half = VambaForConditionalGeneration.from_pretrained(tmp_path, torch_dtype="bfloat16", local_files_only=True)
