@@ -28,6 +28,7 @@ class VambaConfig(PreTrainedConfig):
     """  # noqa: E501
 
     model_type = MODEL_TYPE
+    ignore_keys_at_rope_validation = {"mrope_section"}
 
     def __init__(self, **values: Any) -> None:
         architecture = ModelConfig.from_dict({**values, "model_type": MODEL_TYPE})
