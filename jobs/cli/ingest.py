@@ -22,11 +22,12 @@ _NUM_LISTED = 20
 
 def ingest(
     sources: Annotated[
-        list[str], typer.Argument(help="Videos, folders, globs, or listings (.jsonl).", metavar="SOURCE")
+        list[str],
+        typer.Argument(help="Videos, folders, globs, or listings (.jsonl .json .csv .parquet).", metavar="SOURCE"),
     ],
     out: Annotated[str, typer.Option(help="The dataset: a folder or an s3:// URI.")],
     conversations: Annotated[
-        str | None, typer.Option(help="LLaVA-style listing of conversations about the videos.", metavar="LISTING")
+        str | None, typer.Option(help="Listing of conversations or captions about the videos.", metavar="LISTING")
     ] = None,
     ffmpeg: Annotated[Path | None, typer.Option(help="ffmpeg to use instead of the one that comes along.")] = None,
     address: Address = None,
