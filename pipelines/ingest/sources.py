@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -173,19 +173,31 @@ def _with_ids(items: list[_Found]) -> tuple[VideoSource, ...]:
     paths_by_id: dict[str, list[str]] = defaultdict(list)
     videos = []
     for item, slug in zip(items, slugs, strict=True):
-        name = (
-            slug if counts[slug] == 1 else f"{slug[: MAX_ID_CHARS - _DIGEST_CHARS - 1]}-{_path_digest(item.relative)}"
-        )
+        name = slug if counts[slug] == 1 else _id_with_digest(slug, item.relative)
         paths_by_id[name].append(item.path)
         videos.append(_video(item, name))
     # Two folders may hold the same relative path: their full paths tell them apart.
     videos = [
-        video
-        if len(paths_by_id[video.id]) == 1
-        else replace(video, id=f"{video.id[: MAX_ID_CHARS - _DIGEST_CHARS - 1]}-{_path_digest(video.uri)}")
+        video if len(paths_by_id[video.id]) == 1 else replace(video, id=_id_with_digest(video.id, video.uri))
         for video in videos
     ]
     return tuple(sorted(videos, key=lambda video: video.id))
+
+
+def with_free_ids(videos: Iterable[VideoSource], taken: Set[str]) -> tuple[VideoSource, ...]:
+    """The videos, with a digest of the path behind each id that is taken by another one.
+
+    Raises:
+        ValueError: such an id is taken as well.
+    """
+    free = []
+    for video in videos:
+        if video.id in taken:
+            video = replace(video, id=_id_with_digest(video.id, video.uri))
+            if video.id in taken:
+                raise ValueError(f"the id {video.id!r} for {video.uri} is taken by another video; rename the file")
+        free.append(video)
+    return tuple(free)
 
 
 def _video(item: _Found, name: str) -> VideoSource:
@@ -210,8 +222,12 @@ def _slug(relative: str) -> str:
     if not slug:
         return f"video-{_path_digest(relative)}"
     if len(slug) > MAX_ID_CHARS:
-        return f"{slug[: MAX_ID_CHARS - _DIGEST_CHARS - 1]}-{_path_digest(relative)}"
+        return _id_with_digest(slug, relative)
     return slug
+
+
+def _id_with_digest(name: str, path: str) -> str:
+    return f"{name[: MAX_ID_CHARS - _DIGEST_CHARS - 1]}-{_path_digest(path)}"
 
 
 def _path_digest(path: str) -> str:
