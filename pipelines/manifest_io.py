@@ -87,7 +87,7 @@ def read_manifest(data_uri: DataUri, version: int | None = None) -> Manifest:
 
 def _parse_manifest(data: bytes, path: str) -> Manifest:
     try:
-        table = pq.read_table(io.BytesIO(data))
+        table = _read_table(data)
         header = json.loads((table.schema.metadata or {})[_METADATA_KEY])
     except (pa.ArrowInvalid, KeyError) as error:
         raise ValueError(f"{path} is not a manifest of this project: {error}") from error
@@ -154,7 +154,7 @@ def read_inputs(data_uri: DataUri, version: int) -> tuple[InputRow, ...] | None:
         data = open_storage(data_uri).read_bytes(_inputs_name(version))
     except FileNotFoundError:
         return None
-    return tuple(InputRow(**row) for row in pq.read_table(io.BytesIO(data)).to_pylist())
+    return tuple(InputRow(**row) for row in _read_table(data).to_pylist())
 
 
 def read_failures(data_uri: DataUri) -> tuple[Failure, ...]:
@@ -164,7 +164,7 @@ def read_failures(data_uri: DataUri) -> tuple[Failure, ...]:
         FileNotFoundError: there is no failures file.
     """
     data = open_storage(data_uri).read_bytes(FAILURES_NAME)
-    return tuple(Failure(**row) for row in pq.read_table(io.BytesIO(data)).to_pylist())
+    return tuple(Failure(**row) for row in _read_table(data).to_pylist())
 
 
 def write_failures(data_uri: DataUri, failures: Iterable[Failure]) -> None:
@@ -197,6 +197,13 @@ def _kept_name(version: int) -> str:
 
 def _inputs_name(version: int) -> str:
     return f"inputs-v{version:05d}.parquet"
+
+
+def _read_table(data: bytes) -> pa.Table:
+    # pq.read_table reads on threads of a pool, which sometimes abort a process that ends right afterwards: exit code
+    # 134 in place of the 2 of a refusal.
+    with pq.ParquetFile(io.BytesIO(data)) as file:
+        return file.read(use_threads=False)
 
 
 def _write_table(storage: Storage, name: str, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:

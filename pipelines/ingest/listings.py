@@ -171,7 +171,7 @@ def _parquet_rows(listing: Path) -> Iterator[tuple[str, Any]]:
             wanted = [name for name in names if name in (*VIDEO_COLUMNS, *CAPTION_COLUMNS, *_OTHER_COLUMNS)]
             number = 0
             for group in range(file.num_row_groups):
-                for batch in file.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group], columns=wanted):
+                for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=wanted, use_threads=False):
                     for row in batch.to_pylist():
                         number += 1
                         yield f"row {number}", row
