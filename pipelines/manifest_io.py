@@ -1,8 +1,9 @@
 """The manifest and the failures of a dataset, as Parquet files.
 
 `manifest.parquet` has one row per sample, ordered by shard and offset; the shard table, versions and digests travel in
-the file's metadata under the key `vamba`. `failures.parquet` has one row per failure. Both are written whole and
-atomically, and the manifest last of all: a dataset without it is not there yet.
+the file's metadata under the key `vamba`. `failures.parquet` has one row per failure, `inputs-v00001.parquet` one per
+input of that version. All are written whole and atomically, and the manifest last of all: a dataset without it is not
+there yet. The newest version is `manifest.parquet`; earlier ones are kept as `manifest-v00001.parquet`, ….
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -18,13 +20,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.storage import Storage, open_storage
-from vamba.data.manifest import FORMAT_VERSION, Failure, Manifest, SampleRow, ShardRow, sort_rows
+from vamba.data.manifest import FORMAT_VERSION, Failure, InputRow, Manifest, SampleRow, ShardRow, sort_rows
 
 MANIFEST_NAME = "manifest.parquet"
 FAILURES_NAME = "failures.parquet"
 SHARDS_PREFIX = "shards"
 
 _METADATA_KEY = b"vamba"
+_KEPT = re.compile(r"manifest-v(\d{5,})\.parquet")
 
 SAMPLE_SCHEMA = pa.schema(
     [
@@ -43,7 +46,11 @@ SAMPLE_SCHEMA = pa.schema(
         ("source_digest", pa.string()),
     ]
 )
-FAILURE_SCHEMA = pa.schema([(name, pa.string()) for name in ("stage", "id", "source_uri", "error_class", "message")])
+FAILURE_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("stage", "id", "source_uri", "error_class", "message", "command")]
+)
+
+INPUT_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "uri", "digest")])
 
 DataUri = str | os.PathLike[str]
 
@@ -53,14 +60,16 @@ def has_manifest(data_uri: DataUri) -> bool:
     return open_storage(data_uri).exists(MANIFEST_NAME)
 
 
-def read_manifest(data_uri: DataUri) -> Manifest:
-    """Reads the manifest of the dataset at `data_uri` and checks its digest.
+def read_manifest(data_uri: DataUri, version: int | None = None) -> Manifest:
+    """Reads a manifest of the dataset at `data_uri`, the newest or that of a `version`, and checks its digest.
 
     Raises:
-        FileNotFoundError: there is no finished dataset.
-        ValueError: the file was written by a newer version, or its content does not match its digest.
+        FileNotFoundError: there is no finished dataset, or not that version of it.
+        ValueError: the file was written by a newer program, or its content does not match its digest.
     """
     storage = open_storage(data_uri)
+    if version is not None and storage.exists(_kept_name(version)):
+        return _parse_manifest(storage.read_bytes(_kept_name(version)), f"{storage.uri}/{_kept_name(version)}")
     try:
         data = storage.read_bytes(MANIFEST_NAME)
     except FileNotFoundError as error:
@@ -68,14 +77,23 @@ def read_manifest(data_uri: DataUri) -> Manifest:
             f"no dataset at {storage.uri}: {MANIFEST_NAME} is missing. It is written last: run `vamba ingest` with "
             "this --out to its end (the same command continues an unfinished one), or correct the path"
         ) from error
+    manifest = _parse_manifest(data, f"{storage.uri}/{MANIFEST_NAME}")
+    if version not in (None, manifest.version):
+        kept = [int(match[1]) for entry in storage.list() if (match := _KEPT.fullmatch(entry.path))]
+        versions = ", ".join(map(str, [*kept, manifest.version]))
+        raise FileNotFoundError(f"no version {version} of {storage.uri}: there are {versions}; ask for one of these")
+    return manifest
+
+
+def _parse_manifest(data: bytes, path: str) -> Manifest:
     try:
-        table = pq.read_table(io.BytesIO(data))
+        table = _read_table(data)
         header = json.loads((table.schema.metadata or {})[_METADATA_KEY])
     except (pa.ArrowInvalid, KeyError) as error:
-        raise ValueError(f"{storage.uri}/{MANIFEST_NAME} is not a manifest of this project: {error}") from error
+        raise ValueError(f"{path} is not a manifest of this project: {error}") from error
     if header["format_version"] > FORMAT_VERSION:
         raise ValueError(
-            f"{storage.uri}/{MANIFEST_NAME} has format version {header['format_version']}; this program reads up to "
+            f"{path} has format version {header['format_version']}; this program reads up to "
             f"{FORMAT_VERSION}: use a newer one"
         )
     manifest = Manifest(
@@ -88,7 +106,7 @@ def read_manifest(data_uri: DataUri) -> Manifest:
     )
     if manifest.digest != header["digest"]:
         raise ValueError(
-            f"{storage.uri}/{MANIFEST_NAME} is damaged: its content has digest {manifest.digest}, "
+            f"{path} is damaged: its content has digest {manifest.digest}, "
             f"but it says {header['digest']}; restore it from a copy or ingest again"
         )
     return manifest
@@ -108,6 +126,37 @@ def write_manifest(data_uri: DataUri, manifest: Manifest) -> None:
     _write_table(open_storage(data_uri), MANIFEST_NAME, [asdict(row) for row in manifest.samples], schema)
 
 
+def keep_manifest(data_uri: DataUri, manifest: Manifest) -> None:
+    """Keeps the published manifest under its version, before the next version takes its place.
+
+    Raises:
+        ValueError: what is published is not `manifest`.
+    """
+    storage = open_storage(data_uri)
+    data = storage.read_bytes(MANIFEST_NAME)
+    if _parse_manifest(data, f"{storage.uri}/{MANIFEST_NAME}").digest != manifest.digest:
+        raise ValueError(
+            f"{storage.uri} has another manifest than when this run began: somebody else has published a version. "
+            "Run the same command again, to extend that one"
+        )
+    storage.write_atomic(_kept_name(manifest.version), data)
+
+
+def write_inputs(data_uri: DataUri, version: int, inputs: Iterable[InputRow]) -> None:
+    """Writes the inputs of a version, ordered by URI. It counts once the manifest of that version is published."""
+    rows = [asdict(row) for row in sorted(inputs, key=lambda row: row.uri)]
+    _write_table(open_storage(data_uri), _inputs_name(version), rows, INPUT_SCHEMA)
+
+
+def read_inputs(data_uri: DataUri, version: int) -> tuple[InputRow, ...] | None:
+    """The inputs of a version, ordered by URI; None for a dataset from before they were recorded."""
+    try:
+        data = open_storage(data_uri).read_bytes(_inputs_name(version))
+    except FileNotFoundError:
+        return None
+    return tuple(InputRow(**row) for row in _read_table(data).to_pylist())
+
+
 def read_failures(data_uri: DataUri) -> tuple[Failure, ...]:
     """The failures of a finished dataset, ordered by id; none if there was none.
 
@@ -115,7 +164,7 @@ def read_failures(data_uri: DataUri) -> tuple[Failure, ...]:
         FileNotFoundError: there is no failures file.
     """
     data = open_storage(data_uri).read_bytes(FAILURES_NAME)
-    return tuple(Failure(**row) for row in pq.read_table(io.BytesIO(data)).to_pylist())
+    return tuple(Failure(**row) for row in _read_table(data).to_pylist())
 
 
 def write_failures(data_uri: DataUri, failures: Iterable[Failure]) -> None:
@@ -125,15 +174,36 @@ def write_failures(data_uri: DataUri, failures: Iterable[Failure]) -> None:
 
 
 def build_manifest(
-    shards: Iterable[ShardRow], samples: Iterable[SampleRow], *, config_digest: str, inputs_digest: str
+    shards: Iterable[ShardRow],
+    samples: Iterable[SampleRow],
+    *,
+    config_digest: str,
+    inputs_digest: str,
+    version: int = 1,
 ) -> Manifest:
     """A manifest with shards and samples in their fixed order."""
     return Manifest(
+        version=version,
         config_digest=config_digest,
         inputs_digest=inputs_digest,
         shards=tuple(sorted(shards, key=lambda shard: shard.name)),
         samples=sort_rows(samples),
     )
+
+
+def _kept_name(version: int) -> str:
+    return f"manifest-v{version:05d}.parquet"
+
+
+def _inputs_name(version: int) -> str:
+    return f"inputs-v{version:05d}.parquet"
+
+
+def _read_table(data: bytes) -> pa.Table:
+    # pq.read_table reads on threads of a pool, which sometimes abort a process that ends right afterwards: exit code
+    # 134 in place of the 2 of a refusal.
+    with pq.ParquetFile(io.BytesIO(data)) as file:
+        return file.read(use_threads=False)
 
 
 def _write_table(storage: Storage, name: str, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:

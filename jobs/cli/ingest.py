@@ -15,6 +15,7 @@ from jobs.cli.session import SESSION
 
 if TYPE_CHECKING:
     from pipelines.ingest.config import IngestConfig
+    from pipelines.ingest.extension import Request
     from pipelines.ingest.job import IngestSummary
 
 _NUM_LISTED = 20
@@ -22,13 +23,20 @@ _NUM_LISTED = 20
 
 def ingest(
     sources: Annotated[
-        list[str], typer.Argument(help="Videos, folders, globs, or listings (.jsonl).", metavar="SOURCE")
+        list[str],
+        typer.Argument(help="Videos, folders, globs, or listings (.jsonl .json .csv .parquet).", metavar="SOURCE"),
     ],
     out: Annotated[str, typer.Option(help="The dataset: a folder or an s3:// URI.")],
     conversations: Annotated[
-        str | None, typer.Option(help="LLaVA-style listing of conversations about the videos.", metavar="LISTING")
+        str | None, typer.Option(help="Listing of conversations or captions about the videos.", metavar="LISTING")
     ] = None,
     ffmpeg: Annotated[Path | None, typer.Option(help="ffmpeg to use instead of the one that comes along.")] = None,
+    append: Annotated[
+        bool, typer.Option("--append", help="Add the new videos to the finished dataset, as its next version.")
+    ] = False,
+    retry_failures: Annotated[
+        bool, typer.Option("--retry-failures", help="Try the videos again that failed, e.g. after repairing the files.")
+    ] = False,
     address: Address = None,
     config: ConfigFile = None,
     set_: Assignments = None,
@@ -38,11 +46,12 @@ def ingest(
     """Decode videos into WebDataset shards with a Parquet manifest, on Ray Data.
 
     What can't be decoded is listed in failures.parquet with its reason. The same command continues an unfinished
-    ingest.
+    ingest. A finished dataset is left alone, unless --append or --retry-failures extends it.
 
     \b
     Example:
       vamba ingest videos/ --out data/videos --conversations questions.jsonl
+      vamba ingest more/ --out data/videos --append
     """
     from pipelines.ingest.config import IngestConfig
 
@@ -50,14 +59,18 @@ def ingest(
         os.environ["VAMBA_FFMPEG"] = str(ffmpeg)
     arguments = {"sources": tuple(sources), "out": out, "conversations": conversations, "ray_address": address}
     resolved = resolve_config(IngestConfig, recipe="ingest", file=config, assignments=set_, arguments=arguments)
+    from pipelines.ingest.extension import Request
+
+    request = Request(append=append, retry_failures=retry_failures)
     if dry_run:
         print_config(resolved)
-        _print_plan(resolved)
+        _print_plan(resolved, request)
         return
     from pipelines.ingest.job import run_ingest
     from pipelines.ingest.progress import Silent, TextProgress
 
-    summary = run_ingest(resolved, Silent() if SESSION.quiet else TextProgress())
+    progress = Silent() if SESSION.quiet else TextProgress()
+    summary = run_ingest(resolved, progress, request)
     if json:
         print_json(summary)
     else:
@@ -81,6 +94,7 @@ def _print_summary(summary: IngestSummary) -> None:
             "media": human_seconds(summary.media_s),
             "frames": f"{summary.num_frames:,}",
             "shards": f"{summary.num_shards}, {human_bytes(summary.size_bytes)}",
+            "version": summary.version,
             "digest": summary.manifest_digest,
             "reused": f"{summary.num_segments_reused} segments of an earlier run"
             if summary.num_segments_reused
@@ -90,10 +104,14 @@ def _print_summary(summary: IngestSummary) -> None:
     )
 
 
-def _print_plan(config: IngestConfig) -> None:
+def _print_plan(config: IngestConfig, request: Request) -> None:
+    from pipelines.ingest.extension import find_work
     from pipelines.ingest.sources import find_sources
 
     found = find_sources(config.sources, config.conversations)
+    videos = found.videos
+    if request.append or request.retry_failures:
+        videos = find_work(config, videos, request).sources
     rows = [
         (
             video.id,
@@ -102,15 +120,15 @@ def _print_plan(config: IngestConfig) -> None:
             video.split or "by digest",
             len(video.conversations),
         )
-        for video in found.videos[:_NUM_LISTED]
+        for video in videos[:_NUM_LISTED]
     ]
     print_table(("sample", "file", "size", "split", "conversations"), rows, title="Would ingest")
     print_pairs(
         "Plan",
         {
-            "videos": f"{len(found.videos)}, {human_bytes(sum(max(video.size_bytes, 0) for video in found.videos))}"
-            + (f" (the first {_NUM_LISTED} are listed)" if len(found.videos) > _NUM_LISTED else ""),
-            "conversations": sum(len(video.conversations) for video in found.videos),
+            "videos": f"{len(videos)}, {human_bytes(sum(max(video.size_bytes, 0) for video in videos))}"
+            + (f" (the first {_NUM_LISTED} are listed)" if len(videos) > _NUM_LISTED else ""),
+            "conversations": sum(len(video.conversations) for video in videos),
             "files ignored": found.num_ignored_files,
             "named but not found": len(found.unmatched),
             "to": config.out,

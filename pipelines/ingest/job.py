@@ -2,7 +2,9 @@
 
 `run_ingest` is the driver. It lists the sources, has Ray Data probe and plan them, compares the plan with what earlier
 runs left done, has Ray Data decode and pack the rest, and publishes: failures first, the manifest last. Killed at any
-moment, the same command continues and ends with the same bytes.
+moment, the same command continues and ends with the same bytes. A finished dataset is left alone, unless the request
+is to append to it or to retry its failures: then the same stages run on the sources in question, their shards are
+numbered behind those that are there, and a further version is published.
 """
 
 from __future__ import annotations
@@ -10,31 +12,26 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import pyarrow as pa
 
 from pipelines.ingest.config import IngestConfig
-from pipelines.ingest.lock import destination_lock
+from pipelines.ingest.extension import Request, Work, find_work
+from pipelines.ingest.lock import check_free, destination_lock
 from pipelines.ingest.plan import group_by_cost, plan_shards
 from pipelines.ingest.progress import IngestStatus, Progress, TextProgress
+from pipelines.ingest.publish import publish
+from pipelines.ingest.reproduce import FIRST_VIDEO_STREAM, ffmpeg_command
 from pipelines.ingest.rows import SOURCE_SCHEMA, TASK_SCHEMA, probed_from_table, source_row
 from pipelines.ingest.sources import SourceList, find_sources
 from pipelines.ingest.stages import bind, decode_task, probe_task, run_stage
-from pipelines.ingest.staging import Staging
-from pipelines.ingest.types import PlannedVideo, ShardCommit, ShardPlan, VideoSource
-from pipelines.manifest_io import (
-    SHARDS_PREFIX,
-    build_manifest,
-    has_manifest,
-    read_failures,
-    read_manifest,
-    write_failures,
-    write_manifest,
-)
+from pipelines.ingest.staging import WORK_PREFIX, Staging
+from pipelines.ingest.types import PlannedVideo, ShardCommit, ShardPlan, VideoSource, shard_name, shard_number
+from pipelines.manifest_io import read_failures
 from pipelines.ray_session import ray_session
 from pipelines.storage import open_storage
-from vamba.data.manifest import Failure, Manifest, digest_of
+from vamba.data.manifest import Failure, Manifest
 
 _PROBE_BYTES_PER_S = 400e6  # hashing and demuxing, for grouping only
 _PROBE_FILE_S = 0.03
@@ -47,7 +44,8 @@ class IngestSummary:
 
     out: str
     manifest_digest: str  # "sha256:…"
-    num_sources: int  # videos asked for
+    version: int  # of the dataset
+    num_sources: int  # videos that this version was asked to hold
     num_videos: int  # samples in the dataset
     num_frames: int
     num_shards: int
@@ -55,9 +53,9 @@ class IngestSummary:
     media_s: float  # duration of the videos in the dataset
     failures: dict[str, int]  # number of failed videos by error class
     seconds: float  # wall time of this run
-    was_complete: bool  # the dataset was finished before this run
+    was_complete: bool  # the dataset was finished before this run, and nothing was to be done
     num_segments_reused: int  # decoded by earlier runs of this ingest
-    budget_passed: bool  # more videos failed than max_failure_fraction allows: exit code 3
+    budget_passed: bool  # of the videos of this run more failed than max_failure_fraction allows: exit code 3
 
     @property
     def real_time_factor(self) -> float:
@@ -65,41 +63,55 @@ class IngestSummary:
         return self.media_s / self.seconds if self.seconds > 0 else 0.0
 
 
-def run_ingest(config: IngestConfig, progress: Progress | None = None) -> IngestSummary:
-    """Ingests `config.sources` into `config.out`, or continues doing so.
+def run_ingest(config: IngestConfig, progress: Progress | None = None, request: Request | None = None) -> IngestSummary:
+    """Ingests `config.sources` into `config.out`, or continues doing so; extends a finished dataset if requested.
 
     Raises:
         ValueError: a source or listing is wrong, another ingest is writing there (`DestinationBusy`), or the
-            destination holds a finished dataset of other settings or inputs.
+            destination holds a finished dataset of other settings or inputs, which the request does not allow for.
         RuntimeError: Ray lost tasks; the same command continues.
     """
     started_s = time.monotonic()
-    progress = progress or TextProgress()
+    progress, request = progress or TextProgress(), request or Request()
     sources = find_sources(config.sources, config.conversations)
     _tell_about_sources(sources, progress)
-    if has_manifest(config.out):
-        return _finished_before(config, sources, progress, started_s)
     storage = open_storage(config.out)
+    check_free(storage)
+    work = find_work(config, sources.videos, request)
+    if work.is_done and not storage.list(WORK_PREFIX):
+        return _finished_before(config, work, progress, started_s)
     with destination_lock(storage):
-        if has_manifest(config.out):
-            return _finished_before(config, sources, progress, started_s)
-        staging = Staging(config.out, _staging_key(config, sources.videos))
-        commits, num_reused = _process(config, sources.videos, staging, progress)
-        manifest, failures = _publish(config, sources.videos, staging, commits)
-    return _summarise(config, sources, manifest, failures, started_s, num_reused=num_reused)
+        work = find_work(config, sources.videos, request)  # another ingest may have published until now
+        if work.is_done:
+            _clean_up(config, sources, request)
+            return _finished_before(config, work, progress, started_s)
+        for note in work.notes:
+            progress.note(note)
+        staging = Staging(config.out, work.key(config))
+        staging.remove_others()
+        commits, num_reused = _process(config, work, staging, progress)
+        manifest, failures = publish(config, work, staging, commits)
+    num_failed = sum(len(commit.failures) for commit in commits)
+    return _summarise(
+        config,
+        work,
+        manifest,
+        failures,
+        started_s,
+        num_reused=num_reused,
+        budget_passed=num_failed > config.max_failure_fraction * len(work.sources),
+    )
 
 
-def _process(
-    config: IngestConfig, sources: Sequence[VideoSource], staging: Staging, progress: Progress
-) -> tuple[list[ShardCommit], int]:
+def _process(config: IngestConfig, work: Work, staging: Staging, progress: Progress) -> tuple[list[ShardCommit], int]:
     planned = staging.read_plan()
-    shards = _shards(planned, config) if planned is not None else ()
+    shards = _shards(planned, config, work) if planned is not None else ()
     if planned is None or staging.committed_shards() != {shard.name for shard in shards}:
         progress.note("starting Ray" if config.ray_address is None else f"connecting to Ray at {config.ray_address}")
         with ray_session(config.ray_address, config.num_cpus):
             if planned is None:
-                planned = _probe(config, sources, progress)
-                shards = _shards(planned, config)
+                planned = _probe(config, work.sources, progress)
+                shards = _shards(planned, config, work)
                 staging.write_plan(planned, shards)
             num_reused = _decode(config, planned, shards, staging, progress)
     else:
@@ -109,9 +121,13 @@ def _process(
     return [*commits, ShardCommit(shard=None, samples=(), failures=failures)], num_reused
 
 
-def _shards(planned: Sequence[PlannedVideo | Failure], config: IngestConfig) -> tuple[ShardPlan, ...]:
+def _shards(planned: Sequence[PlannedVideo | Failure], config: IngestConfig, work: Work) -> tuple[ShardPlan, ...]:
+    """The shards of the planned videos, numbered behind those of the version that is extended."""
     videos = [item for item in planned if isinstance(item, PlannedVideo)]
-    return plan_shards(videos, config.target_shard_bytes)
+    used = [shard_number(shard.name) for shard in work.base.shards] if work.base else []
+    first = max(used, default=-1) + 1
+    shards = plan_shards(videos, config.target_shard_bytes)
+    return tuple(replace(shard, name=shard_name(first + shard_number(shard.name))) for shard in shards)
 
 
 def _probe(config: IngestConfig, sources: Sequence[VideoSource], progress: Progress) -> list[PlannedVideo | Failure]:
@@ -124,7 +140,7 @@ def _probe(config: IngestConfig, sources: Sequence[VideoSource], progress: Progr
     results: list[PlannedVideo | Failure] = []
     started_s = time.monotonic()
     for table in run_stage(tasks, bind(probe_task, config=config)):
-        results += probed_from_table(table)
+        results += [_with_command(item) for item in probed_from_table(table)]
         progress.update(
             IngestStatus(
                 stage="probe",
@@ -136,6 +152,12 @@ def _probe(config: IngestConfig, sources: Sequence[VideoSource], progress: Progr
             )
         )
     return sorted(results, key=lambda item: item.id if isinstance(item, Failure) else item.source.id)
+
+
+def _with_command(item: PlannedVideo | Failure) -> PlannedVideo | Failure:
+    if isinstance(item, PlannedVideo):
+        return item
+    return replace(item, command=ffmpeg_command(item.source_uri, FIRST_VIDEO_STREAM))
 
 
 def _decode(
@@ -229,59 +251,44 @@ class _DecodeTracker:
         )
 
 
-def _publish(
-    config: IngestConfig, sources: Sequence[VideoSource], staging: Staging, commits: Sequence[ShardCommit]
-) -> tuple[Manifest, tuple[Failure, ...]]:
-    failures = tuple(failure for commit in commits for failure in commit.failures)
-    manifest = build_manifest(
-        [commit.shard for commit in commits if commit.shard is not None],
-        [row for commit in commits for row in commit.samples],
-        config_digest=config.digest,
-        inputs_digest=_inputs_digest(sources),
-    )
-    listed = {shard.name for shard in manifest.shards}
-    for entry in staging.storage.list(SHARDS_PREFIX):  # of an earlier plan, before a source changed
-        if entry.path.rpartition("/")[2] not in listed:
-            staging.storage.delete(entry.path)
-    write_failures(config.out, failures)
-    write_manifest(config.out, manifest)
-    staging.remove_all()
-    return manifest, failures
-
-
-def _finished_before(config: IngestConfig, sources: SourceList, progress: Progress, started_s: float) -> IngestSummary:
-    manifest = read_manifest(config.out)
-    different = []
-    if manifest.config_digest != config.digest:
-        different.append("settings")
-    if manifest.inputs_digest != _inputs_digest(sources.videos):
-        different.append("inputs")
-    if different:
-        raise ValueError(
-            f"out is {config.out!r}, where a finished dataset of other {' and '.join(different)} is; choose another "
-            "--out, or remove that dataset first"
-        )
+def _finished_before(config: IngestConfig, work: Work, progress: Progress, started_s: float) -> IngestSummary:
+    assert work.base is not None
+    for note in work.notes:
+        progress.note(note)
     progress.note(f"{config.out} is already finished with these settings and inputs; nothing to do")
-    Staging(config.out, _staging_key(config, sources.videos)).remove_all()
     failures = read_failures(config.out)
-    return _summarise(config, sources, manifest, failures, started_s, num_reused=0, was_complete=True)
+    budget_passed = len(failures) > config.max_failure_fraction * len(work.inputs)
+    return _summarise(
+        config, work, work.base, failures, started_s, num_reused=0, budget_passed=budget_passed, was_complete=True
+    )
+
+
+def _clean_up(config: IngestConfig, sources: SourceList, request: Request) -> None:
+    """Removes what an ingest left that was killed after it had published.
+
+    An unfinished extension may have its area there, too: it is kept for the command that continues it.
+    """
+    first = Staging(config.out, Work(base=None, sources=sources.videos, inputs=()).key(config))
+    if request.append or request.retry_failures or first.is_only_area():
+        first.remove_all()
 
 
 def _summarise(
     config: IngestConfig,
-    sources: SourceList,
+    work: Work,
     manifest: Manifest,
     failures: Sequence[Failure],
     started_s: float,
     *,
     num_reused: int,
+    budget_passed: bool,
     was_complete: bool = False,
 ) -> IngestSummary:
-    num_sources = len(sources.videos)
     return IngestSummary(
         out=open_storage(config.out).uri,
         manifest_digest=manifest.digest,
-        num_sources=num_sources,
+        version=manifest.version,
+        num_sources=len(work.inputs),
         num_videos=len(manifest.samples),
         num_frames=sum(row.num_frames for row in manifest.samples),
         num_shards=len(manifest.shards),
@@ -291,7 +298,7 @@ def _summarise(
         seconds=time.monotonic() - started_s,
         was_complete=was_complete,
         num_segments_reused=num_reused,
-        budget_passed=len(failures) > config.max_failure_fraction * num_sources,
+        budget_passed=budget_passed,
     )
 
 
@@ -303,15 +310,3 @@ def _tell_about_sources(sources: SourceList, progress: Progress) -> None:
             f"the conversations name {len(sources.unmatched)} videos that are not among the sources, "
             f"the first is {sources.unmatched[0]}"
         )
-
-
-def _inputs_digest(sources: Sequence[VideoSource]) -> str:
-    rows = [source_row(source) for source in sources]
-    for row in rows:
-        del row["mtime_ns"]
-    return digest_of(rows)
-
-
-def _staging_key(config: IngestConfig, sources: Sequence[VideoSource]) -> str:
-    # Segments depend on segment_cost_s, though the dataset does not.
-    return digest_of([config.digest, config.segment_cost_s, [source_row(source) for source in sources]])

@@ -28,6 +28,20 @@ class DestinationBusy(ValueError):
     """Another ingest is writing to the destination."""
 
 
+def check_free(storage: Storage) -> None:
+    """Refuses to go on while another ingest holds the destination, before anything there is looked at.
+
+    Raises:
+        DestinationBusy: another ingest holds it; the message names it.
+    """
+    holder = _read(storage)
+    if holder is not None and _is_alive(holder):
+        raise DestinationBusy(
+            f"another ingest is writing to {storage.uri}: process {holder['pid']} on {holder['host']}, started "
+            f"{holder['started']}. Wait for it or end it; then the same command continues from where it is"
+        )
+
+
 @contextmanager
 def destination_lock(storage: Storage) -> Iterator[None]:
     """Holds the lock of a destination.
@@ -44,12 +58,7 @@ def destination_lock(storage: Storage) -> Iterator[None]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     while not storage.create(LOCK_NAME, _encode(me)):
-        holder = _read(storage)
-        if holder is not None and _is_alive(holder):
-            raise DestinationBusy(
-                f"another ingest is writing to {storage.uri}: process {holder['pid']} on {holder['host']}, started "
-                f"{holder['started']}. Wait for it or end it; then the same command continues from where it is"
-            )
+        check_free(storage)
         storage.delete(LOCK_NAME)
     stopped = threading.Event()
     beat = threading.Thread(target=_keep_alive, args=(storage, me, stopped), daemon=True, name="ingest-lock")

@@ -12,9 +12,11 @@ import os
 import tarfile
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
+from pipelines.ingest.reproduce import ffmpeg_command
 from pipelines.ingest.staging import Staging
 from pipelines.ingest.types import PlannedVideo, ShardCommit, ShardPlan
 from pipelines.manifest_io import SHARDS_PREFIX
@@ -84,7 +86,8 @@ def pack_shard(staging: Staging, plan: ShardPlan) -> ShardCommit:
         if failure is None:
             videos.append(video)
         else:
-            failures.append(failure)
+            command = ffmpeg_command(video.source.uri, video.stream_index)
+            failures.append(replace(failure, command=command))
     if not videos:
         return ShardCommit(shard=None, samples=(), failures=tuple(failures))
     descriptor, scratch = tempfile.mkstemp(prefix=plan.name, suffix=".tmp", dir=staging.scratch_dir())

@@ -36,6 +36,7 @@ VIDEO_TYPE = pa.struct(
 )
 FAILURE_TYPE = pa.struct(
     [("stage", _STRING), ("id", _STRING), ("source_uri", _STRING), ("error_class", _STRING), ("message", _STRING)]
+    + [("command", _STRING)]
 )
 
 SOURCE_SCHEMA = pa.schema([("source", SOURCE_TYPE)])

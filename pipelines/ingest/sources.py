@@ -2,24 +2,23 @@
 
 An id comes from the path relative to the folder (or glob root, or listing) that named it, in `[a-z0-9_-]`; paths that
 would share one get a digest of the path behind it. Nothing is opened here but listings: whether a file is a video is
-the probe's business. A listing row follows LLaVA: {"id", "video", "split"?, "category"?, "conversations"}.
+the probe's business. The forms of listings are in listings.py.
 """
 
 from __future__ import annotations
 
 import glob
 import hashlib
-import json
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
+from pipelines.ingest.listings import LISTING_SUFFIXES, ListingRow, listing_rows
 from pipelines.ingest.types import VideoSource
-from vamba.data.sample import MAX_ID_CHARS, SPLITS, Conversation
+from vamba.data.sample import MAX_ID_CHARS, Conversation
 
 VIDEO_SUFFIXES = frozenset(
     [
@@ -56,7 +55,6 @@ VIDEO_SUFFIXES = frozenset(
         ".y4m",
     ]
 )
-LISTING_SUFFIXES = frozenset((".jsonl", ".json"))
 _DIGEST_CHARS = 8
 _GLOB = re.compile(r"[*?\[]")
 
@@ -92,11 +90,11 @@ def find_sources(sources: Iterable[str], conversations: str | None = None) -> So
         num_ignored += _add_source(source, found)
     unmatched = []
     if conversations is not None:
-        for path, row in _listing_rows(Path(conversations)):
-            if path in found:
-                _add_row(found[path], row, conversations)
+        for row in listing_rows(Path(conversations)):
+            if row.path in found:
+                _add_row(found[row.path], row)
             else:
-                unmatched.append(path)
+                unmatched.append(row.path)
     for item in found.values():
         if len(item.splits) > 1:
             raise ValueError(
@@ -115,9 +113,9 @@ def _add_source(source: str, found: dict[str, _Found]) -> int:
     if path.is_dir():
         num_ignored = _add_folder(path, found)
     elif path.suffix.lower() in LISTING_SUFFIXES and path.is_file():
-        for video, row in _listing_rows(path):
-            relative = os.path.relpath(video, path.parent)
-            _add_row(found.setdefault(video, _Found(video, relative)), row, str(path))
+        for row in listing_rows(path):
+            relative = os.path.relpath(row.path, path.parent)
+            _add_row(found.setdefault(row.path, _Found(row.path, relative)), row)
     elif path.exists() or path.is_symlink():
         found.setdefault(str(path), _Found(str(path), path.name))
     elif _GLOB.search(source):
@@ -162,46 +160,11 @@ def _glob_root(path: Path) -> str:
     return str(Path(*parts))
 
 
-def _add_row(item: _Found, row: Mapping[str, Any], listing: str) -> None:
-    split = row.get("split")
-    if split is not None:
-        if split not in SPLITS:
-            raise ValueError(f"{listing}: split is {split!r}; it must be one of {', '.join(SPLITS)}, or absent")
-        item.splits.add(split)
-    if row.get("conversations") is not None:
-        try:
-            item.conversations.append(Conversation.from_json(row))
-        except ValueError as error:
-            raise ValueError(f"{listing}: row {row.get('id')!r}: {error}") from error
-
-
-def _listing_rows(listing: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Rows of a listing with the absolute path of each row's video."""
-    listing = listing.expanduser().absolute()
-    if not listing.is_file():
-        raise ValueError(f"listing {str(listing)!r} does not exist; give the path of a .jsonl or .json file")
-    for place, row in _parsed_rows(listing):
-        if not isinstance(row, Mapping) or not isinstance(row.get("video"), str):
-            raise ValueError(f'{listing}, {place}: a row must be an object with "video": PATH, got {str(row)[:80]!r}')
-        yield os.path.normpath(listing.parent / row["video"]), row
-
-
-def _parsed_rows(listing: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        if listing.suffix.lower() == ".json":
-            rows = json.loads(listing.read_text("utf-8"))
-            if not isinstance(rows, list):
-                raise ValueError(
-                    f"{listing}: a .json listing must be a list of rows; one row a line goes into a .jsonl"
-                )
-            yield from ((f"row {number}", row) for number, row in enumerate(rows, start=1))
-            return
-        with open(listing, encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield f"line {number}", json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{listing} is not valid JSON: {error}") from error
+def _add_row(item: _Found, row: ListingRow) -> None:
+    if row.split is not None:
+        item.splits.add(row.split)
+    if row.conversation is not None:
+        item.conversations.append(row.conversation)
 
 
 def _with_ids(items: list[_Found]) -> tuple[VideoSource, ...]:
@@ -210,19 +173,31 @@ def _with_ids(items: list[_Found]) -> tuple[VideoSource, ...]:
     paths_by_id: dict[str, list[str]] = defaultdict(list)
     videos = []
     for item, slug in zip(items, slugs, strict=True):
-        name = (
-            slug if counts[slug] == 1 else f"{slug[: MAX_ID_CHARS - _DIGEST_CHARS - 1]}-{_path_digest(item.relative)}"
-        )
+        name = slug if counts[slug] == 1 else _id_with_digest(slug, item.relative)
         paths_by_id[name].append(item.path)
         videos.append(_video(item, name))
     # Two folders may hold the same relative path: their full paths tell them apart.
     videos = [
-        video
-        if len(paths_by_id[video.id]) == 1
-        else replace(video, id=f"{video.id[: MAX_ID_CHARS - _DIGEST_CHARS - 1]}-{_path_digest(video.uri)}")
+        video if len(paths_by_id[video.id]) == 1 else replace(video, id=_id_with_digest(video.id, video.uri))
         for video in videos
     ]
     return tuple(sorted(videos, key=lambda video: video.id))
+
+
+def with_free_ids(videos: Iterable[VideoSource], taken: Set[str]) -> tuple[VideoSource, ...]:
+    """The videos, with a digest of the path behind each id that is taken by another one.
+
+    Raises:
+        ValueError: such an id is taken as well.
+    """
+    free = []
+    for video in videos:
+        if video.id in taken:
+            video = replace(video, id=_id_with_digest(video.id, video.uri))
+            if video.id in taken:
+                raise ValueError(f"the id {video.id!r} for {video.uri} is taken by another video; rename the file")
+        free.append(video)
+    return tuple(free)
 
 
 def _video(item: _Found, name: str) -> VideoSource:
@@ -247,8 +222,12 @@ def _slug(relative: str) -> str:
     if not slug:
         return f"video-{_path_digest(relative)}"
     if len(slug) > MAX_ID_CHARS:
-        return f"{slug[: MAX_ID_CHARS - _DIGEST_CHARS - 1]}-{_path_digest(relative)}"
+        return _id_with_digest(slug, relative)
     return slug
+
+
+def _id_with_digest(name: str, path: str) -> str:
+    return f"{name[: MAX_ID_CHARS - _DIGEST_CHARS - 1]}-{_path_digest(path)}"
 
 
 def _path_digest(path: str) -> str:

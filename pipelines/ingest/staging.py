@@ -1,6 +1,7 @@
 """The work area of an unfinished ingest: what is done, under names that follow from the plan.
 
-Layout below `OUT/_ingest/<16 hex digits>/` (digits of the settings and inputs, so that a changed source starts afresh):
+Layout below `OUT/_ingest/<16 hex digits>/` (digits of the settings, the sources and the version that is extended, if
+there is one, so that a changed source starts afresh):
 
 * `plan.parquet`: probed and planned videos, and the probe's failures;
 * `shards/<shard>.parquet`: the videos of one shard, for whoever packs it;
@@ -127,6 +128,18 @@ class Staging:
     def scratch_dir(self) -> Path:
         """A local folder for shards that are being written."""
         return self.storage.scratch_dir(f"{self._prefix}/scratch")
+
+    def is_only_area(self) -> bool:
+        """Whether no other ingest left a work area behind."""
+        return self._areas() <= {self._prefix}
+
+    def remove_others(self) -> None:
+        """Removes the work areas of other plans: their commits tell of shards that this one may replace."""
+        for area in self._areas() - {self._prefix}:
+            self.storage.delete_tree(area)
+
+    def _areas(self) -> set[str]:
+        return {"/".join(entry.path.split("/")[:2]) for entry in self.storage.list(WORK_PREFIX)}
 
     def remove_all(self) -> None:
         """Removes the work area, of this plan and of earlier ones, when the dataset is published."""

@@ -127,3 +127,13 @@ class ShardCommit:
     shard: ShardRow | None
     samples: tuple[SampleRow, ...]
     failures: tuple[Failure, ...]
+
+
+def shard_name(number: int) -> str:
+    """Name of a shard, by its number in the dataset, from 0."""
+    return f"shard-{number:06d}.tar"
+
+
+def shard_number(name: str) -> int:
+    """The inverse of `shard_name`."""
+    return int(name.removeprefix("shard-").removesuffix(".tar"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -10,12 +11,15 @@ import pytest
 from pipelines.manifest_io import (
     build_manifest,
     has_manifest,
+    keep_manifest,
     read_failures,
+    read_inputs,
     read_manifest,
     write_failures,
+    write_inputs,
     write_manifest,
 )
-from vamba.data.manifest import Failure, Manifest, SampleRow, ShardRow
+from vamba.data.manifest import Failure, InputRow, Manifest, SampleRow, ShardRow
 
 
 def make_manifest() -> Manifest:
@@ -71,6 +75,35 @@ def test_other_parquet_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "failures.parquet").rename(tmp_path / "manifest.parquet")
     with pytest.raises(ValueError, match="not a manifest"):
         read_manifest(tmp_path)
+
+
+def test_earlier_versions_stay_readable(tmp_path: Path) -> None:
+    first = make_manifest()
+    write_manifest(tmp_path, first)
+    assert read_manifest(tmp_path, 1) == first
+    keep_manifest(tmp_path, first)
+    second = replace(first, version=2, inputs_digest="sha256:j")
+    write_manifest(tmp_path, second)
+    assert (read_manifest(tmp_path), read_manifest(tmp_path, 2), read_manifest(tmp_path, 1)) == (second, second, first)
+    with pytest.raises(FileNotFoundError, match="there are 1, 2"):
+        read_manifest(tmp_path, 3)
+    with pytest.raises(ValueError, match="somebody else has published"):
+        keep_manifest(tmp_path, first)
+
+
+def test_inputs_belong_to_a_version(tmp_path: Path) -> None:
+    rows = [InputRow(id=name, uri=f"/{name}", digest="sha256:d") for name in "ba"]
+    write_inputs(tmp_path, 2, rows)
+    assert read_inputs(tmp_path, 2) == (rows[1], rows[0]) and read_inputs(tmp_path, 1) is None
+
+
+def test_failures_from_before_commands_are_read(tmp_path: Path) -> None:
+    write_failures(
+        tmp_path, [Failure(stage="probe", id="a", source_uri="/a", error_class="x", message="m", command="c")]
+    )
+    path = tmp_path / "failures.parquet"
+    pq.write_table(pq.read_table(path).drop_columns("command"), path)
+    assert read_failures(tmp_path)[0].command == ""
 
 
 def test_failures_are_sorted_rows(tmp_path: Path) -> None:

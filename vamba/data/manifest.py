@@ -56,7 +56,7 @@ class Manifest:
     format_version: int = FORMAT_VERSION
     version: int = 1  # of the dataset: 1, then one more for each extension
     config_digest: str  # "sha256:…" of the settings that shaped the data
-    inputs_digest: str = ""  # "sha256:…" of the list of inputs: ids, URIs, sizes, conversations
+    inputs_digest: str = ""  # "sha256:…" of the list of inputs: URIs, sizes, splits, conversations
     shards: tuple[ShardRow, ...]
     samples: tuple[SampleRow, ...]  # ordered by shard, then offset
 
@@ -97,6 +97,16 @@ class Failure:
     source_uri: str
     error_class: str  # a short stable word: "truncated", "not_a_video" …
     message: str  # one paragraph for the user
+    command: str = ""  # shell command that shows the problem; "" in datasets from before it was recorded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputRow:
+    """Something that a version of a dataset was asked to hold, whether it succeeded or failed."""
+
+    id: str  # of the sample
+    uri: str
+    digest: str  # "sha256:…" of its URI, size, split and conversations
 
 
 def digest_of(document: object) -> str:

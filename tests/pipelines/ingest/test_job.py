@@ -97,6 +97,7 @@ def test_good_videos_are_complete_and_bad_ones_are_rows(ingested: tuple[Path, In
     manifest = read_manifest(out)
     assert {row.id for row in manifest.samples} == {"long"} | {f"clips-clip-{number}" for number in range(6)}
     failures = {row.id: (row.stage, row.error_class) for row in read_failures(out)}
+    assert {row.id: row.command for row in read_failures(out)}["damaged"].endswith("damaged.mp4 -map 0:0 -f null -")
     assert failures == {
         "zero": ("probe", "empty"),
         "text": ("probe", "not_a_video"),
@@ -106,7 +107,12 @@ def test_good_videos_are_complete_and_bad_ones_are_rows(ingested: tuple[Path, In
     assert (summary.num_sources, summary.num_videos, sum(summary.failures.values())) == (11, 7, 4)
     assert summary.num_frames == sum(row.num_frames for row in manifest.samples) == 120 + 2 * (3 + 4 + 5 + 6 + 7 + 8)
     assert not summary.budget_passed and summary.num_shards > 1
-    assert sorted(path.name for path in out.iterdir()) == ["failures.parquet", "manifest.parquet", "shards"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "failures.parquet",
+        "inputs-v00001.parquet",
+        "manifest.parquet",
+        "shards",
+    ]
 
 
 def test_one_range_read_gives_one_sample_and_digests_hold(ingested: tuple[Path, IngestSummary]) -> None:

@@ -1,0 +1,35 @@
+"""The ffmpeg command that shows a person what is wrong with a video, for the column `command` of failures.parquet.
+
+It decodes one stream to nowhere and prints only errors: what the ingest saw, without the ingest. It is quoted for a
+POSIX shell, and safe to pass on: what may be a credential in a URI is blotted out.
+"""
+
+from __future__ import annotations
+
+import shlex
+from urllib.parse import urlsplit, urlunsplit
+
+FIRST_VIDEO_STREAM = "v:0"  # for a file of which no stream was chosen, because probing failed
+_BLOT = "REDACTED"
+
+
+def ffmpeg_command(uri: str, stream: int | str) -> str:
+    """The command for one stream of a file: an index, or ffmpeg's name of the stream."""
+    return shlex.join(["ffmpeg", "-v", "error", "-i", redacted(uri), "-map", f"0:{stream}", "-f", "null", "-"])
+
+
+def redacted(uri: str) -> str:
+    """A URI without user, password and the values of its query, where presigned links carry signatures.
+
+    All values go, since no list of the names under which services sign is complete. A plain path has none of these.
+    """
+    if "://" not in uri:
+        return uri
+    parts = urlsplit(uri)
+    host = parts.netloc.rpartition("@")[2]
+    query = "&".join(
+        f"{name}={_BLOT}" if separator else _BLOT
+        for name, separator, _ in (item.partition("=") for item in parts.query.split("&") if item)
+    )
+    netloc = f"{_BLOT}@{host}" if host != parts.netloc else host
+    return urlunsplit((parts.scheme, netloc, parts.path, query, _BLOT if parts.fragment else ""))
