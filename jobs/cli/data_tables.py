@@ -98,7 +98,8 @@ def print_statistics(uri: str, found: Statistics, values: dict[str, Any]) -> Non
 def print_verification(found: Verification) -> None:
     """What is wrong, or that nothing is."""
     checked = (
-        f"{found.num_samples:,} samples with {found.num_frames:,} frames in {found.num_shards} shards, "
+        f"{_count(found.num_samples, 'sample')} with {_count(found.num_frames, 'frame')} in "
+        f"{_count(found.num_shards, 'shard')}, "
         f"{human_bytes(found.size_bytes)} read"
     )
     if found.clean:
@@ -107,18 +108,20 @@ def print_verification(found: Verification) -> None:
         return
     rows = [(item.shard, item.sample, item.rule, item.message) for item in found.findings]
     _print_some(("shard", "sample", "rule", "what is wrong"), rows)
-    print(f"{found.uri} has {len(found.findings)} findings: {checked}. docs/data.md says what each rule means.")
+    print(
+        f"{found.uri} has {_count(len(found.findings), 'finding')}: {checked}. docs/data.md says what each rule means."
+    )
 
 
 def print_duplicates(found: Duplicates) -> None:
     """The groups, exact ones first."""
-    print(f"{len(found.exact)} groups of equal files among {found.num_samples:,} samples.")
+    print(f"{_count(len(found.exact), 'group')} of equal files among {_count(found.num_samples, 'sample')}.")
     _print_groups(found.exact)
     near = found.near
     if near is None:
         print("--near also compares the pictures of different files.")
         return
-    print(f"{len(near.groups)} groups of near duplicates among {near.num_compared:,} different videos.")
+    print(f"{_count(len(near.groups), 'group')} of near duplicates among {near.num_compared:,} different videos.")
     _print_groups(near.groups)
     if near.num_plain:
         print(f"{near.num_plain} videos have too little texture to compare.")
@@ -146,13 +149,17 @@ def _print_groups(groups: Sequence[DuplicateGroup]) -> None:
     _print_some(("group", "sample", "split", "duration", "bits apart", "source"), rows)
     crossing = sum(group.crosses_splits for group in groups)
     if crossing:
-        print(f"(!) {crossing} groups lie in several splits: what is trained on is also measured.")
+        print(f"(!) {_count(crossing, 'group')} in several splits: what is trained on is also measured.")
 
 
 def _print_some(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     print_table(header, rows[:_MOST_ROWS])
     if len(rows) > _MOST_ROWS:
         print(f"… and {len(rows) - _MOST_ROWS} more rows; --json lists all.")
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
 
 
 def _numbers_json(numbers: Numbers) -> dict[str, Any]:

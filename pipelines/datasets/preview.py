@@ -85,7 +85,10 @@ def preview(
         if progress is not None:
             progress(len(cards), len(rows))
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
     )
     return environment.get_template(_TEMPLATE).render(
         uri=storage.uri,

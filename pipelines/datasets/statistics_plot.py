@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "svg", "pdf")
 _COLOURS = {"train": "#3867d6", "validation": "#e2902c", "test": "#17805a"}
-_NUM_BINS = 40
+_LEAST_BINS, _MOST_BINS = 8, 40
 _LOGARITHMIC_FROM = 20  # where the longest is this many times the shortest
 _UNITS_S = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
 
@@ -70,18 +70,21 @@ def _of(statistics: Statistics, split: str) -> list[Measured]:
 
 
 def _histogram(axes: Axes, values: dict[str, Sequence[float]]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
     values = {split: found for split, found in values.items() if len(found)}
     everything = np.concatenate([np.asarray(found, float) for found in values.values()]) if values else np.zeros(0)
     if not everything.size:
         axes.text(0.5, 0.5, "no samples", ha="center", va="center", transform=axes.transAxes)
         return
     low, high = float(everything.min()), float(everything.max())
-    if low > 0 and high / low >= _LOGARITHMIC_FROM:
-        axes.set_xscale("log")
-        edges = np.geomspace(low, high, _NUM_BINS + 1)
+    num_bins = min(max(_LEAST_BINS, 2 * round(everything.size**0.5)), _MOST_BINS)
+    logarithmic = low > 0 and high / low >= _LOGARITHMIC_FROM
+    if logarithmic:
+        edges = np.geomspace(low, high, num_bins + 1)
     else:
         # One value for all is a bar of its own width.
-        edges = np.linspace(low, high, _NUM_BINS + 1) if high > low else np.array([low - 0.5, high + 0.5])
+        edges = np.linspace(low, high, num_bins + 1) if high > low else np.array([low - 0.5, high + 0.5])
     axes.hist(
         list(values.values()),
         bins=edges.tolist(),
@@ -89,10 +92,19 @@ def _histogram(axes: Axes, values: dict[str, Sequence[float]]) -> None:
         label=[f"{split} ({len(found):,})" for split, found in values.items()],
         color=[_COLOURS[split] for split in values],
     )
-    axes.legend(frameon=False)
+    if logarithmic:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.margins(y=0.3)  # room for the legend
+    axes.legend(frameon=False, loc="upper right")
 
 
 def _failures(axes: Axes, counts: dict[str, int]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes.set(title=f"Failures by class ({sum(counts.values()):,})", xlabel="files")
     if not counts:
         axes.text(0.5, 0.5, "every file was ingested", ha="center", va="center", transform=axes.transAxes)
@@ -100,5 +112,6 @@ def _failures(axes: Axes, counts: dict[str, int]) -> None:
         return
     bars = axes.barh(list(counts), list(counts.values()), color="#b3372c")
     axes.bar_label(bars, padding=3)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.invert_yaxis()
     axes.margins(x=0.12)
