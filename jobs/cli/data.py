@@ -1,15 +1,21 @@
-"""`vamba data`: what datasets hold, from their manifests."""
+"""`vamba data`: what datasets hold, whether they are whole, how they look, and what they hold twice."""
 
 from __future__ import annotations
 
-from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from jobs.cli.data_tables import described, print_duplicates, print_statistics, print_verification, statistics_json
+from jobs.cli.errors import FAILED
 from jobs.cli.options import AsJson
-from jobs.cli.output import human_bytes, human_seconds, print_json, print_pairs, print_table
+from jobs.cli.output import human_bytes, print_json, print_table
+from jobs.cli.session import SESSION
+
+Data = Annotated[str, typer.Argument(help="URI of a dataset.")]
+Jobs = Annotated[int, typer.Option("--jobs", help="Processes; 0 means one per core.", metavar="N")]
 
 
 def ls(
@@ -40,31 +46,131 @@ def ls(
         print_table(("dataset", "samples", "video", "failed", "size"), rows)
 
 
-def stats(data: Annotated[str, typer.Argument(help="URI of a dataset.")], json: AsJson = False) -> None:
-    """Describe one dataset.
+def stats(
+    data: Data,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Count video tokens at this model's resolution.", metavar="DIR", show_default=False),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw durations, tokens and failures: a .png, .svg or .pdf.", metavar="FILE", show_default=False
+        ),
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Describe one dataset: durations, frames, video tokens, splits, failures by class.
+
+    Only the manifest and the failures are read. Tokens are those of all stored frames.
 
     \b
     Example:
-      vamba data stats data/demo
+      vamba data stats data/demo --plot demo.png
     """
-    from pipelines.manifest_io import read_failures
+    from pipelines.datasets.statistics import statistics
+    from pipelines.datasets.statistics_plot import plot_format, write_plot
+    from vamba.data.frames import FrameProcessing
 
-    described = _describe(data)
-    try:
-        failures = read_failures(data)
-    except FileNotFoundError:
-        failures = ()
+    if plot is not None:
+        plot_format(plot)
+    processing = FrameProcessing()
+    if model is not None:
+        from vamba.model.pretrained import read_config_values, read_processing
+
+        read_config_values(model)
+        processing = read_processing(model)
+    found = statistics(data, processing)
+    values = statistics_json(data, found, processing.to_dict())
+    if plot is not None:
+        write_plot(found, plot)
+        SESSION.note(f"{plot} shows durations, video tokens and failures.")
     if json:
-        print_json({**described, "failures": failures})
-        return
-    print_pairs(f"Dataset {data}", {key: value for key, value in described.items() if key not in ("uri", "splits")})
-    rows = [(split, *numbers.values()) for split, numbers in described["splits"].items()]
-    print_table(("split", "samples", "conversations", "frames", "video", "longest"), rows)
-    if failures:
-        print_table(
-            ("failed", "stage", "class", "reason"),
-            [(row.source_uri, row.stage, row.error_class, row.message) for row in failures],
-        )
+        print_json(values)
+    else:
+        print_statistics(data, found, values)
+
+
+def verify(
+    data: Data,
+    decode: Annotated[bool, typer.Option("--decode", help="Decode every frame, too.")] = False,
+    jobs: Jobs = 0,
+    json: AsJson = False,
+) -> None:
+    """Check every byte and every sample of a dataset against its manifest.
+
+    The exit code is 1 where something is wrong, with a table of shard, sample and rule. Nothing is changed.
+
+    \b
+    Example:
+      vamba data verify data/demo --jobs 8
+    """
+    from pipelines.datasets.verify import verify as verify_dataset
+
+    def progress(done: int, total: int, size_bytes: int) -> None:
+        SESSION.progress(f"verified {done} of {total} shards, {human_bytes(size_bytes)}", final=done == total)
+
+    found = verify_dataset(data, decode=decode, num_processes=jobs, progress=progress)
+    if json:
+        print_json({"clean": found.clean, **asdict(found)})
+    else:
+        print_verification(found)
+    if not found.clean:
+        raise typer.Exit(FAILED)
+
+
+def preview(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The file to write.", metavar="FILE")] = Path("preview.html"),
+    samples: Annotated[int, typer.Option(help="Samples to show.", metavar="N")] = 24,
+    frames: Annotated[int, typer.Option(help="Frames of each.", metavar="N")] = 8,
+    ids: Annotated[
+        list[str] | None, typer.Option(help="Show these samples instead: ids with commas between. Repeatable.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Draws the samples.")] = 0,
+) -> None:
+    """Write a contact sheet: one HTML file with frames, times and conversations of some samples.
+
+    It opens from disk, without a server, a network or a script.
+
+    \b
+    Example:
+      vamba data preview data/demo --out preview.html
+    """
+    from pipelines.datasets.preview import preview as preview_page
+    from pipelines.storage import open_storage
+
+    def progress(done: int, total: int) -> None:
+        SESSION.progress(f"read {done} of {total} samples", final=done == total)
+
+    chosen = [name.strip() for item in ids or [] for name in item.split(",") if name.strip()]
+    page = preview_page(data, num_samples=samples, num_frames=frames, ids=chosen, seed=seed, progress=progress)
+    open_storage(out.absolute().parent).write_atomic(out.name, page.encode())
+    print(out)
+
+
+def duplicates(
+    data: Data,
+    near: Annotated[bool, typer.Option("--near", help="Compare the pictures of different files, too.")] = False,
+    jobs: Jobs = 0,
+    json: AsJson = False,
+) -> None:
+    """Report videos that a dataset holds more than once. Nothing is deleted.
+
+    \b
+    Example:
+      vamba data duplicates data/demo --near
+    """
+    from pipelines.datasets.duplicates import find_duplicates
+
+    def progress(done: int, total: int) -> None:
+        SESSION.progress(f"looked at {done} of {total} videos", final=done == total)
+
+    found = find_duplicates(data, near=near, num_processes=jobs, progress=progress)
+    if json:
+        print_json(found)
+    else:
+        print_duplicates(found)
 
 
 def _describe(data: str) -> dict[str, Any]:
@@ -75,27 +181,4 @@ def _describe(data: str) -> dict[str, Any]:
         num_failures = len(read_failures(data))
     except FileNotFoundError:
         num_failures = 0
-    rows = manifest.samples
-    splits = {}
-    for split in sorted({row.split for row in rows}):
-        chosen = manifest.select(split)
-        splits[split] = {
-            "num_samples": len(chosen),
-            "num_conversations": sum(row.num_conversations for row in chosen),
-            "num_frames": sum(row.num_frames for row in chosen),
-            "duration": human_seconds(sum(row.duration_ns for row in chosen) / 1e9),
-            "longest": human_seconds(max(row.duration_ns for row in chosen) / 1e9),
-        }
-    sizes = Counter(f"{row.width}x{row.height}" for row in rows)
-    return {
-        "uri": data,
-        "digest": manifest.digest,
-        "version": manifest.version,
-        "num_samples": len(rows),
-        "num_shards": len(manifest.shards),
-        "duration": human_seconds(sum(row.duration_ns for row in rows) / 1e9),
-        "size": human_bytes(sum(shard.size_bytes for shard in manifest.shards)),
-        "frame_sizes": ", ".join(f"{size} ({count})" for size, count in sizes.most_common(4)),
-        "num_failures": num_failures,
-        "splits": splits,
-    }
+    return described(data, manifest, num_failures)

@@ -122,7 +122,18 @@ _group(
     None,
     {"convert": model.convert, "inspect": model.inspect},
 )
-_group("data", "List datasets, or describe one.", None, {"ls": data.ls, "stats": data.stats})
+_group(
+    "data",
+    "List datasets; describe, verify or preview one; find what it holds twice.",
+    None,
+    {
+        "ls": data.ls,
+        "stats": data.stats,
+        "verify": data.verify,
+        "preview": data.preview,
+        "duplicates": data.duplicates,
+    },
+)
 
 
 def main() -> None:

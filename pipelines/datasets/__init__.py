@@ -1,0 +1,1 @@
+"""Finished datasets: checked, described, shown, searched for duplicates."""
