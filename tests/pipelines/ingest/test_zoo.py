@@ -92,8 +92,9 @@ ZOO: dict[str, tuple[str, Callable[[Path], Path]]] = {
 }
 
 
-def plan(path: Path) -> PlannedVideo:
-    config = IngestConfig(sources=(str(path),), out="-", sampling=FrameSampling(fps=FPS), segment_cost_s=1e-9)
+def plan(path: Path, sampling: FrameSampling | None = None) -> PlannedVideo:
+    sampling = sampling or FrameSampling(fps=FPS)
+    config = IngestConfig(sources=(str(path),), out="-", sampling=sampling, segment_cost_s=1e-9)
     source = VideoSource(id="v", uri=str(path), size_bytes=0, mtime_ns=0, split=None, conversations=())
     return plan_video(source, probe_video(str(path)), config)
 
@@ -130,10 +131,13 @@ def test_frames_are_those_on_screen(name: str, tmp_path: Path) -> None:
     file_name, make = ZOO[name]
     path = make(tmp_path / file_name)
     video = plan(path)
-    jpegs = [jpeg for segment in video.segments for jpeg in decode_segment(request(video, segment))]
-
     whole = decode_all(path, video.width, video.height)
-    expected = expected_indices(whole)
+    check_frames(video, whole, expected_indices(whole))
+
+
+def check_frames(video: PlannedVideo, whole: Decoded, expected: list[int]) -> None:
+    """The frames of the video's segments are the expected ones of a full decode, by time and by picture."""
+    jpegs = [jpeg for segment in video.segments for jpeg in decode_segment(request(video, segment))]
     times = [Fraction(value, 10**9) for value in video.timestamps_ns]
     assert len(times) == len(expected) == len(jpegs)
     assert all(abs(time - whole.times[index]) < Fraction(1, 10**6) for time, index in zip(times, expected, strict=True))
@@ -141,6 +145,16 @@ def test_frames_are_those_on_screen(name: str, tmp_path: Path) -> None:
         picture = np.asarray(Image.open(io.BytesIO(jpeg)), np.int16)
         errors = np.abs(picture[None] - whole.frames_NHW3.astype(np.int16)).mean(axis=(1, 2, 3))
         assert errors[index] == errors.min() and errors[index] < 10, (index, errors.round(1))
+
+
+@pytest.mark.parametrize("name", ["h264-open-gop-pyramid", "vfr-mkv", "hevc-mkv", "transport-stream", "mpeg2-ts"])
+def test_keyframes_are_those_that_ffmpeg_finds(name: str, tmp_path: Path) -> None:
+    file_name, make = ZOO[name]
+    path = make(tmp_path / file_name)
+    video = plan(path, FrameSampling(policy="keyframes"))
+    keys = decode_all(path, video.width, video.height, skip_frame="nokey")
+    assert len(keys.times) > 1
+    check_frames(video, keys, list(range(len(keys.times))))
 
 
 @pytest.mark.parametrize(
