@@ -57,10 +57,10 @@ class Decoded:
     frames_NHW3: np.ndarray  # uint8 RGB, upright
 
 
-def decode_all(path: Path, width: int, height: int, **input_options: Any) -> Decoded:
-    """All frames at the given size, with their times; all that the input options leave."""
+def decode_all(path: Path, width: int, height: int) -> Decoded:
+    """All frames at the given size, with their times."""
     kept = {"fps_mode": "passthrough", "enc_time_base": "demux", "map": "0:v:0"}
-    source = ffmpeg.input(str(path), threads=1, **input_options)
+    source = ffmpeg.input(str(path), threads=1)
     listing, _ = source.output("-", f="framecrc", copyts=None, **kept).run(cmd=ffmpeg_binary(), quiet=True)
     raw, _ = source.output(
         "-", f="rawvideo", pix_fmt="rgb24", vf=f"scale={width}:{height}:flags=area+accurate_rnd", **kept
