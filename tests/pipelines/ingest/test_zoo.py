@@ -22,7 +22,7 @@ from pipelines.ingest.decode import decode_segment, decode_sequentially
 from pipelines.ingest.plan import plan_video
 from pipelines.ingest.probe import probe_video
 from pipelines.ingest.types import DecodeRequest, IngestError, PlannedVideo, Segment, VideoSource
-from tests.pipelines.ingest.media import Decoded, decode_all, make_video, remux, run
+from tests.pipelines.ingest.media import Decoded, decode_all, make_video, remux, run, with_edits
 from vamba.data.sampling import FrameSampling
 
 FPS = 2.5
@@ -60,6 +60,16 @@ def edit_list_inside_an_open_gop(path: Path) -> Path:
     x265 = {"x265-params": "log-level=error:keyint=15:min-keyint=15:bframes=3"}
     plain = make_video(path.with_name("plain.mp4"), vcodec="libx265", audio=True, acodec="aac", **x265)
     return remux(plain, path, {"ss": 2.3})
+
+
+def edit_list_of_two_parts(path: Path) -> Path:
+    plain = make_video(path.with_name("plain.mp4"), bf=0, video_track_timescale=10240)
+    return with_edits(plain, path, [(1000, 5 * 1024), (1000, 26 * 1024)])
+
+
+def edit_list_after_nothing(path: Path) -> Path:
+    plain = make_video(path.with_name("plain.mp4"), bf=2, video_track_timescale=10240)
+    return with_edits(plain, path, [(700, -1), (2300, 5 * 1024)])
 
 
 def negative_start(path: Path) -> Path:
@@ -118,6 +128,8 @@ ZOO: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "mpeg4-avi": ("a.avi", x264(vcodec="mpeg4")),
     "mjpeg-avi": ("a.avi", x264(vcodec="mjpeg", pix_fmt="yuvj420p")),
     "edit-list-inside-an-open-gop": ("a.mp4", edit_list_inside_an_open_gop),
+    "edit-list-of-two-parts": ("a.mp4", edit_list_of_two_parts),
+    "edit-list-after-nothing": ("a.mp4", edit_list_after_nothing),
     "negative-start-mp4": ("a.mp4", negative_start),
     "negative-start-mov": ("a.mov", negative_start),
     "negative-start-ts": ("a.ts", negative_start),
