@@ -13,7 +13,7 @@ from vamba.data.manifest import FORMAT_VERSION, digest_of
 from vamba.data.sampling import FrameSampling
 
 # Raised whenever the same settings would give other bytes: decoding, scaling, encoding, packing order.
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

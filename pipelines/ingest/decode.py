@@ -1,8 +1,8 @@
 """Decodes exactly the frames that a segment asks for, and as few others as possible.
 
-Data: `DecodeRequest` → packets from its first keyframe on, one GOP at a time → decoded target frames → JPEG bytes in
-presentation order. A GOP here is what is presented from one keyframe up to the next. Two savings leave the
-frames bit-identical to a full decode:
+Data: `DecodeRequest` → packets from its first keyframe on, one GOP at a time → decoded target frames → deinterlaced →
+JPEG bytes in presentation order. A GOP here is what is presented from one keyframe up to the next. Two savings leave
+the frames bit-identical to a full decode:
 
 * the tail: nothing after the last target (in decode order) is decoded;
 * non-reference pictures that are no target are skipped, for codecs whose bitstream says that nothing refers to them.
@@ -21,6 +21,7 @@ from typing import Any
 
 import av
 
+from pipelines.ingest.deinterlace import deinterlace, is_interlaced
 from pipelines.ingest.encode import encode_frame
 from pipelines.ingest.probe import DEMUX_OPTIONS
 from pipelines.ingest.types import DecodeRequest, IngestError
@@ -187,7 +188,7 @@ def _refuse_corrupt(frame: Any) -> None:
 
 def _encode(frame: Any, request: DecodeRequest) -> bytes:
     return encode_frame(
-        frame,
+        deinterlace(frame) if is_interlaced(frame, request.codec) else frame,
         width=request.width,
         height=request.height,
         orientation=request.orientation,

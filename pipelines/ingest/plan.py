@@ -14,7 +14,7 @@ from fractions import Fraction
 import numpy as np
 
 from pipelines.ingest.config import IngestConfig, SplitRule
-from pipelines.ingest.types import PlannedVideo, ProbedVideo, Segment, ShardPlan, VideoSource
+from pipelines.ingest.types import IngestError, PlannedVideo, ProbedVideo, Segment, ShardPlan, VideoSource
 from vamba.data.sampling import select_frames
 
 # CPU cost on one core of 2020s x86: decoding H.264 at 1,850 frames/s of 640x360, skipping included; JPEG 1 ms of those.
@@ -29,12 +29,14 @@ _MEMBER_OVERHEAD_BYTES = 768
 
 
 def plan_video(source: VideoSource, probe: ProbedVideo, config: IngestConfig) -> PlannedVideo:
-    """Chooses the frames of one video and cuts it into segments."""
-    order = np.argsort(probe.pts, kind="stable")
-    shown = np.unique(probe.pts[order][probe.is_shown[order]])
-    chosen = select_frames(config.sampling, shown.tolist(), probe.end_pts, probe.time_base)
-    target_pts = shown[chosen]
+    """Chooses the frames of one video and cuts it into segments.
+
+    Raises:
+        IngestError: "unsupported", if `auto` can give the video no frame: one frame is too small, or over the budget.
+    """
+    shown = np.unique(probe.pts[probe.is_shown])
     width, height = stored_size(probe, config.frames.long_edge, config.frames.short_edge)
+    target_pts = shown[_choose(probe, shown, (width, height), config)]
     start_pts = int(shown[0])
     return PlannedVideo(
         source=source,
@@ -63,6 +65,15 @@ def plan_video(source: VideoSource, probe: ProbedVideo, config: IngestConfig) ->
         },
         segments=cut_segments(source.id, probe, target_pts, width * height, config.segment_cost_s),
     )
+
+
+def _choose(probe: ProbedVideo, shown: np.ndarray, size: tuple[int, int], config: IngestConfig) -> list[int]:
+    is_key = np.isin(shown, probe.pts[probe.is_key & probe.is_shown])
+    times = (shown.tolist(), probe.end_pts, probe.time_base)
+    try:
+        return select_frames(config.sampling, *times, is_key=is_key.tolist(), stored_size=size)
+    except ValueError as error:
+        raise IngestError("unsupported", f"sampling.policy auto finds no frame for it: {error}") from error
 
 
 def stored_size(probe: ProbedVideo, long_edge: int, short_edge: int) -> tuple[int, int]:

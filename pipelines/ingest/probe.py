@@ -108,11 +108,10 @@ def _probe_media(path: str, digest: str) -> ProbedVideo:
         if header_frames > len(index.pts) + index.num_without_pts + 1:
             missing = f"its header announces {header_frames} frames, {len(index.pts)} are there: it was cut"
             raise IngestError("truncated", missing)
-        end_pts = _end_pts(index)
         shown = _shown(index)
         if not shown.any():
             raise IngestError("corrupt", "it has no keyframe to start decoding from")
-        _check_length(path, container, stream, end_pts)
+        _check_length(path, container, stream, _end_pts(index, np.ones_like(shown)))
         details = (container.format.name, stream.index, stream.time_base, stream.codec_context)
         container_name, stream_index, time_base, context = details
         pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
@@ -136,7 +135,7 @@ def _probe_media(path: str, digest: str) -> ProbedVideo:
         dts=np.asarray(index.dts, np.int64),
         is_key=np.asarray(index.is_key, bool),
         is_shown=shown,
-        end_pts=end_pts,
+        end_pts=_end_pts(index, shown),
     )
 
 
@@ -189,8 +188,9 @@ def _shown(index: _PacketIndex) -> np.ndarray:
     return np.asarray(shown & (np.asarray(index.pts) >= index.pts[keys[0]]), bool)
 
 
-def _end_pts(index: _PacketIndex) -> int:
-    last = max(range(len(index.pts)), key=index.pts.__getitem__)
+def _end_pts(index: _PacketIndex, counted: np.ndarray) -> int:
+    """When the last of the counted packets leaves the screen; an edit list hides what comes after its end."""
+    last = max(np.flatnonzero(counted).tolist(), key=index.pts.__getitem__)
     ordered = sorted(index.pts)
     steps = sorted(later - earlier for earlier, later in zip(ordered, ordered[1:], strict=False))
     return index.pts[last] + (index.durations[last] or (steps[len(steps) // 2] if steps else 1))

@@ -1,7 +1,8 @@
 """Which frames of a video stand for it: pure functions from presentation times, or a frame count, to frame indices.
 
-Ingest selects by time. The rule at time t is the frame on screen: the last one presented at or before t, counted from
-the first frame's presentation. All arithmetic on time is rational, so that a frame is never missed by a rounding error.
+Ingest selects by time (`fps`), by count (`uniform`, `middle`), by a budget of patches (`auto`) or what decodes cheaply
+(`keyframes`). The rule at time t is the frame on screen: the last one presented at or before t, counted from the first
+frame's presentation. All arithmetic on time is rational, so that a frame is never missed by a rounding error.
 Evaluation selects by index, with the formulas of the Vamba scripts (`middle`, `uniform`, centred fps, `auto`), which
 the golden tables pin down. Indices refer to frames in presentation order.
 """
@@ -17,9 +18,16 @@ from typing import Literal, get_args
 
 import numpy as np
 
-Policy = Literal["fps", "fps_centered", "uniform", "middle"]
+Policy = Literal["fps", "fps_centered", "uniform", "middle", "auto", "keyframes"]
 
 MAX_FPS = 1000.0
+
+# The fields that only some policies read, with their defaults. One that is set for a policy that ignores it is refused.
+_READERS: dict[str, tuple[tuple[Policy, ...], object]] = {
+    "fps": (("fps", "fps_centered"), 1.0),
+    "num_frames": (("uniform", "middle"), None),
+    "max_patches": (("auto",), 120_000),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,13 +35,16 @@ class FrameSampling:
     """How frames are chosen.
 
     Raises:
-        ValueError: a field is outside its range, or `num_frames` is missing for a policy that needs it.
+        ValueError: a field is outside its range, missing for a policy that needs it, or set for one that ignores it.
     """
 
-    policy: Policy = "fps"  # fps: t = k/fps; fps_centered: t = (k + 1/2)/fps; uniform, middle: num_frames spread evenly
+    # fps: t = k/fps; fps_centered: t = (k + 1/2)/fps; uniform, middle: num_frames spread evenly;
+    # auto: as many as max_patches holds, spread as by middle; keyframes: all of them
+    policy: Policy = "fps"
     fps: float = 1.0  # frames per second of media, for the two fps policies; taken as the decimal number written
     num_frames: int | None = None  # frames per video, for uniform and middle
     max_frames: int | None = None  # upper limit per video; more are thinned evenly
+    max_patches: int = 120_000  # patches per video before merging, at two frames each, for auto; see `auto_num_frames`
 
     def __post_init__(self) -> None:
         if self.policy not in get_args(Policy):
@@ -43,23 +54,52 @@ class FrameSampling:
         for name, value in (("num_frames", self.num_frames), ("max_frames", self.max_frames)):
             if value is not None and value < 1:
                 raise ValueError(f"sampling.{name} is {value}; it must be at least 1, or null")
+        if self.max_patches < 1:
+            raise ValueError(f"sampling.max_patches is {self.max_patches}; it must be at least 1")
         if self.policy in ("uniform", "middle") and self.num_frames is None:
             raise ValueError(f"sampling.policy {self.policy!r} needs sampling.num_frames; set it")
+        for name, (policies, default) in _READERS.items():
+            if self.policy not in policies and getattr(self, name) != default:
+                raise ValueError(
+                    f"sampling.{name} is {getattr(self, name)}, but sampling.policy {self.policy!r} does not read it; "
+                    f"leave it out, or choose the policy {' or '.join(policies)}"
+                )
 
 
-def select_frames(sampling: FrameSampling, pts: Sequence[int], end_pts: int, time_base: Fraction) -> list[int]:
-    """Indices of the frames to store, strictly increasing.
+def select_frames(
+    sampling: FrameSampling,
+    pts: Sequence[int],
+    end_pts: int,
+    time_base: Fraction,
+    *,
+    is_key: Sequence[bool] | None = None,
+    stored_size: tuple[int, int] | None = None,
+) -> list[int]:
+    """Indices of the frames to store, strictly increasing, at least one.
 
     Args:
         sampling: the policy.
         pts: presentation times of all frames, in units of `time_base`, strictly increasing, not empty.
         end_pts: when the last frame leaves the screen.
         time_base: seconds per unit.
+        is_key: whether each frame is a keyframe; for the policy `keyframes`.
+        stored_size: width and height of the stored frames, pixels; for the policy `auto`.
 
-    A frame that is on screen at several of the asked times (a slide shown for ten seconds) is stored once.
+    A frame that is on screen at several of the asked times (a slide shown for ten seconds) is stored once. Where no
+    frame answers (a video shorter than half a step, or without a keyframe that is shown), the first stands for it.
+
+    Raises:
+        ValueError: by `auto`, if a frame of that size makes no patch, or more than the budget.
     """
     if sampling.policy in ("fps", "fps_centered"):
         indices = _on_grid(pts, end_pts, time_base, sampling.fps, centered=sampling.policy == "fps_centered")
+    elif sampling.policy == "keyframes":
+        assert is_key is not None and len(is_key) == len(pts)
+        indices = [index for index, key in enumerate(is_key) if key] or [0]
+    elif sampling.policy == "auto":
+        assert stored_size is not None
+        num_frames = auto_num_frames(sampling.max_patches, height=stored_size[1], width=stored_size[0])
+        indices = middle_indices(min(num_frames, len(pts)), len(pts))
     else:
         assert sampling.num_frames is not None
         choose = uniform_indices if sampling.policy == "uniform" else middle_indices
@@ -123,6 +163,7 @@ def auto_num_frames(max_img_seq_len: int, height: int, width: int) -> int:
     if not 0 < patches_per_frame <= max_img_seq_len:
         raise ValueError(
             f"a frame of {width}x{height} pixels makes {patches_per_frame} patches; it must make one at least and "
-            f"{max_img_seq_len} at most, the limit of a video: raise the limit, or set frames.longest_edge"
+            f"{max_img_seq_len} at most, the limit of a video: raise the limit, or bound the frames "
+            "(frames.longest_edge in training, frames.long_edge in an ingest)"
         )
     return max_img_seq_len // patches_per_frame

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -37,6 +38,26 @@ def make_video(
 def remux(source: Path, path: Path, input_options: dict[str, Any] | None = None, **options: Any) -> Path:
     """Copies the streams into another container, without decoding."""
     run(ffmpeg.input(str(source), **(input_options or {})).output(str(path), **{"c": "copy", **options}))
+    return path
+
+
+def with_edits(source: Path, path: Path, edits: list[tuple[int, int]]) -> Path:
+    """A copy of an MP4 of one stream, whose index comes last, with another edit list.
+
+    An edit is how long it is shown, in milliseconds, and where it starts in the media, in its time base (-1: nothing).
+    """
+    data = bytearray(source.read_bytes())
+    entries = b"".join(struct.pack(">IiI", shown_ms, start, 0x10000) for shown_ms, start in edits)
+    box = struct.pack(">I4sII", 16 + len(entries), b"elst", 0, len(edits)) + entries
+    at = data.index(b"elst") - 4
+    (old_size,) = struct.unpack_from(">I", data, at)
+    data[at : at + old_size] = box
+    moov = data.rindex(b"moov") - 4
+    trak = data.index(b"trak", moov) - 4
+    for parent in (moov, trak, data.index(b"edts", trak) - 4):
+        (size,) = struct.unpack_from(">I", data, parent)
+        struct.pack_into(">I", data, parent, size + len(box) - old_size)
+    path.write_bytes(data)
     return path
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
+from PIL import Image
 
 from pipelines.ingest.decode import decode_segment, decode_sequentially
 from pipelines.ingest.types import IngestError
-from tests.pipelines.ingest.media import make_video
+from tests.pipelines.ingest.media import decode_all, make_video
 from tests.pipelines.ingest.test_zoo import plan, request
 
 
@@ -41,3 +44,18 @@ def test_the_tail_of_a_gop_is_not_decoded(tmp_path: Path) -> None:
     assert tail
     path.write_bytes(data)
     assert decode_segment(request(video, video.segments[0])) == clean
+
+
+def test_recovery_points_are_no_place_to_start_and_the_sequential_way_takes_over(tmp_path: Path) -> None:
+    """A film refreshed column by column marks pictures as keyframes that need the pictures before them."""
+    path = make_video(tmp_path / "a.mp4", **{"x264-params": "intra-refresh=1:keyint=10:bframes=0"})
+    video = plan(path)
+    assert len(video.segments) > 1
+    with pytest.raises(IngestError, match="do not decode cleanly"):
+        decode_segment(request(video, video.segments[1]))
+    whole = decode_all(path, video.width, video.height)
+    for segment in video.segments:
+        for pts, jpeg in zip(segment.target_pts, decode_sequentially(request(video, segment)), strict=True):
+            index = whole.times.index(pts * video.time_base)
+            picture = np.asarray(Image.open(io.BytesIO(jpeg)), np.int16)
+            assert np.abs(picture - whole.frames_NHW3[index].astype(np.int16)).mean() < 10

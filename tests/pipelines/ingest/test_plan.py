@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipelines.ingest.config import IngestConfig, SplitRule
 from pipelines.ingest.plan import estimated_bytes, group_by_cost, plan_shards, plan_video, split_of, stored_size
 from pipelines.ingest.rows import probed_from_table, probed_table
-from pipelines.ingest.types import PlannedVideo, ProbedVideo, VideoSource
+from pipelines.ingest.types import IngestError, PlannedVideo, ProbedVideo, VideoSource
 from vamba.data.manifest import Failure
 from vamba.data.sample import Conversation, Turn
 from vamba.data.sampling import FrameSampling
@@ -71,6 +71,34 @@ def test_segments_cost_about_the_same_and_as_much_as_asked() -> None:
 
 def test_one_gop_is_one_segment() -> None:
     assert len(make_plan(gop=10_000, segment_cost_s=1e-9).segments) == 1
+
+
+def planned_pts(sampling: FrameSampling, **changes: object) -> list[int]:
+    config = IngestConfig(sources=("x",), out="y", sampling=sampling)
+    video = plan_video(make_source(), make_probe(**changes), config)  # type: ignore[arg-type]
+    return [pts for segment in video.segments for pts in segment.target_pts]
+
+
+def test_keyframes_are_planned_by_their_own_times() -> None:
+    hidden = np.arange(900) >= 40  # an edit list hides the first two keyframes
+    assert planned_pts(FrameSampling(policy="keyframes"), gop=100) == list(range(0, 9000, 1000))
+    assert planned_pts(FrameSampling(policy="keyframes"), is_shown=hidden) == list(range(600, 9000, 300))
+    none_shown = planned_pts(FrameSampling(policy="keyframes"), gop=900, is_shown=hidden)
+    assert none_shown == [400]  # the first frame that is shown stands for the video
+
+
+def test_auto_counts_the_patches_of_the_stored_size() -> None:
+    sampling = FrameSampling(policy="auto", max_patches=12_000)
+    assert len(planned_pts(sampling)) == 12_000 // (25 * 45 // 2)
+    assert planned_pts(sampling, width=3840, height=2160) == planned_pts(sampling)
+    upright = planned_pts(sampling, width=2160, height=2160, orientation="t")
+    assert len(upright) == 12_000 // (25 * 25 // 2)
+
+
+def test_auto_refuses_a_video_by_name_of_the_rule() -> None:
+    with pytest.raises(IngestError, match="16x16 pixels") as error:
+        planned_pts(FrameSampling(policy="auto"), width=16, height=16)
+    assert error.value.error_class == "unsupported"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from vamba.data.sampling import (
     FrameSampling,
+    auto_num_frames,
     fps_centered_indices,
     middle_indices,
     select_frames,
@@ -64,6 +65,53 @@ def test_uniform_and_middle_store_a_frame_once() -> None:
     assert select_frames(FrameSampling(policy="uniform", num_frames=2), range(10), 10, Fraction(1)) == [2, 7]
 
 
+@given(keys=st.lists(st.booleans(), min_size=1, max_size=60), most=st.none() | st.integers(1, 20))
+def test_keyframes_are_all_of_them_or_evenly_thinned(keys: list[bool], most: int | None) -> None:
+    sampling = FrameSampling(policy="keyframes", max_frames=most)
+    chosen = select_frames(sampling, range(len(keys)), len(keys), Fraction(1, 25), is_key=keys)
+    every = [index for index in range(len(keys)) if keys[index]] or [0]
+    if most is None or len(every) <= most:
+        assert chosen == every
+        return
+    assert len(chosen) == most and chosen[0] == every[0]
+    places = [every.index(index) for index in chosen]
+    gaps = {later - earlier for earlier, later in zip(places, [*places[1:], len(every)], strict=True)}
+    assert max(gaps) - min(gaps) <= 1
+
+
+@given(
+    num_source=st.integers(1, 500),
+    width=st.integers(28, 700),
+    height=st.integers(28, 400),
+    budget=st.integers(700, 120_000),
+)
+def test_auto_spends_the_budget_and_not_a_frame_more(num_source: int, width: int, height: int, budget: int) -> None:
+    sampling = FrameSampling(policy="auto", max_patches=budget)
+    chosen = select_frames(sampling, range(num_source), num_source, Fraction(1, 25), stored_size=(width, height))
+    cost = (width // 14) * (height // 14) // 2
+    fitting = max(count for count in range(budget // cost + 2) if count * cost <= budget)
+    assert len(chosen) == min(fitting, num_source)
+    edges = [index * num_source // len(chosen) for index in range(len(chosen) + 1)]
+    for index, (low, high) in zip(chosen, zip(edges, edges[1:], strict=False), strict=True):
+        assert abs(index - (low + high - 1) // 2) <= 1  # the middle of its span; floats may move an edge by a frame
+
+
+def test_auto_at_the_size_of_the_published_training() -> None:
+    assert auto_num_frames(120_000, 360, 640) == 213
+    sampling = FrameSampling(policy="auto")
+    chosen = select_frames(sampling, range(9000), 9000, Fraction(1, 25), stored_size=(640, 360))
+    assert chosen == middle_indices(213, 9000)
+    thinned = FrameSampling(policy="auto", max_frames=100)
+    assert len(select_frames(thinned, range(9000), 9000, Fraction(1, 25), stored_size=(640, 360))) == 100
+
+
+@pytest.mark.parametrize("size", [(13, 100), (16, 16), (640, 360)])
+def test_auto_says_why_no_frame_fits(size: tuple[int, int]) -> None:
+    sampling = FrameSampling(policy="auto", max_patches=100)
+    with pytest.raises(ValueError, match=f"{size[0]}x{size[1]} pixels makes"):
+        select_frames(sampling, range(10), 10, Fraction(1), stored_size=size)
+
+
 def test_index_formulas_of_the_vamba_scripts() -> None:
     assert middle_indices(8, 37) == [1, 6, 10, 15, 20, 24, 29, 34]
     assert middle_indices(8, 5) == [0, 1, 2, 3, 4, 4, 4, 4]
@@ -83,7 +131,11 @@ def test_index_formulas_of_the_vamba_scripts() -> None:
     [
         ({"policy": "keyframe"}, "policy"),
         ({"fps": 0}, "fps"),
-        ({"policy": "uniform"}, "num_frames"),
+        ({"policy": "uniform"}, "needs sampling.num_frames"),
+        ({"policy": "auto", "max_patches": 0}, "max_patches is 0"),
+        ({"policy": "auto", "num_frames": 8}, "num_frames is 8, but sampling.policy 'auto' does not read it"),
+        ({"policy": "keyframes", "fps": 2.0}, "fps is 2.0, but .* leave it out, or choose the policy fps or"),
+        ({"max_patches": 1000}, "choose the policy auto"),
         ({"max_frames": 0}, "max_frames"),
     ],
 )
