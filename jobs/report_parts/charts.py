@@ -17,6 +17,7 @@ _WIDTH, _HEIGHT = 1000, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 16, 40, 40
 _SMOOTHING_STEPS = 12
 _MAX_POINTS = 1500
+_LABEL_WIDTH = 400  # of the longest label of a resume, with four-digit steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +110,7 @@ def _axes(
 def _resume_mark(from_step: int, reached_step: int, attempt: int, x: Callable[[float], float]) -> str:
     """The steps that were trained again as a band, the interruption as a line at its right edge."""
     left, right = x(from_step), x(max(reached_step, from_step))
-    anchor, edge = ("end", right - 6) if right > _WIDTH - 300 else ("start", right + 6)
+    anchor, edge = ("end", right - 6) if right > _WIDTH - _LABEL_WIDTH else ("start", right + 6)
     width, height = max(right - left, 1), _HEIGHT - _BOTTOM - _TOP + 8
     label_y = _TOP - 16 if attempt % 2 == 0 else _TOP
     return (

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs.report import ReportInputs, build_report
+from jobs.report_parts.charts import _resume_mark, _scale
 from jobs.report_parts.facts import run_facts
 from jobs.report_parts.timing import StepTiming
 from pipelines.evaluation.config import EvaluationConfig
@@ -38,6 +39,13 @@ def run(vamba_home: Path) -> Path:
         )
     (directory / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     return directory
+
+
+def test_a_late_resume_is_labelled_on_its_left() -> None:
+    """Where the label would leave the picture on the right."""
+    for reached, anchor in ((200, "start"), (760, "end")):
+        mark = _resume_mark(reached - 40, reached, 2, _scale(0, 1200, 58, 984))
+        assert f'text-anchor="{anchor}"' in mark
 
 
 def test_facts_tell_resumes_and_replayed_steps(run: Path) -> None:
