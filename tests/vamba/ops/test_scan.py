@@ -60,22 +60,13 @@ def test_equals_recurrence(length: int, chunk: int, groups: int, packed: bool) -
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_long_sequences_run_in_recomputed_segments(monkeypatch: pytest.MonkeyPatch, packed: bool) -> None:
-    given = arguments(71, 2)
-    seq = sequences(71, [16, 40]) if packed else None
-    expected = run(chunked.scan, given, 8, seq)
-    monkeypatch.setattr(chunked, "_SEGMENT_TOKENS", 16)
-    for actual, wanted in zip(run(chunked.scan, given, 8, seq), expected, strict=True):
-        torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("packed", [False, True])
-def test_runs_of_a_segment_are_one_scan(monkeypatch: pytest.MonkeyPatch, packed: bool) -> None:
-    """However many chunks are multiplied at once, states and sequences pass from run to run."""
+@pytest.mark.parametrize(("limit", "value"), [("_SEGMENT_TOKENS", 16), ("_RUN_BYTES", 1)])
+def test_pieces_of_a_row_are_one_scan(monkeypatch: pytest.MonkeyPatch, limit: str, value: int, packed: bool) -> None:
+    """Segments, which are recomputed, and runs: states and sequences pass from piece to piece."""
     given = arguments(71, 2)
     seq = sequences(71, [16, 40]) if packed else None
     expected = run(reference.scan, given, 8, seq)
-    monkeypatch.setattr(chunked, "_RUN_BYTES", 1)
+    monkeypatch.setattr(chunked, limit, value)
     for actual, wanted in zip(run(chunked.scan, given, 8, seq), expected, strict=True):
         torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-9)
 
