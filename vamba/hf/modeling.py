@@ -95,6 +95,8 @@ class VambaForConditionalGeneration(PackedVamba, PreTrainedModel, GenerationMixi
         """  # noqa: E501
         media = ((pixel_values, image_grid_thw), (pixel_values_videos, video_grid_thw))
         cache = past_key_values if cache is None else cache
+        if position_ids is not None and position_ids.ndim == 3:
+            position_ids = position_ids[0]  # text has the same position on all three axes
         if attention_mask is not None and attention_mask.ndim != 2 and cache is None:
             raise ValueError(
                 f"attention_mask has shape {list(attention_mask.shape)}; it must be (rows, tokens). Packed samples are "
@@ -161,7 +163,7 @@ class VambaForConditionalGeneration(PackedVamba, PreTrainedModel, GenerationMixi
         batch = pack_rows(
             input_ids,
             real,
-            position_ids_BT=position_ids[0] if position_ids is not None and position_ids.ndim == 3 else position_ids,
+            position_ids_BT=position_ids,
             labels_BT=labels,
             images=media[0],
             videos=media[1],

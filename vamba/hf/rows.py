@@ -59,9 +59,6 @@ def pack_rows(
                 texts=(text,),
             )
         )
-    dtypes = sorted({str(rows.dtype) for rows in patches})
-    if len(dtypes) > 1:
-        raise ValueError(f"images and videos of one call have patches of {' and '.join(dtypes)}; give all the same way")
     batch = collate(samples, merge_size=merge_size)
     return replace(batch, patches_PC=torch.cat(patches) if patches else None)
 
@@ -70,6 +67,9 @@ def deal_media(
     samples: int, images: Media, videos: Media, media_per_sample: Sequence[tuple[int, int]] | None
 ) -> list[list[tuple[Tensor, Grid]]]:
     """(patches, grid) of each sample's items; see `pack_rows` for who gets what."""
+    dtypes = sorted({str(patches.dtype) for patches, _ in (images, videos) if patches is not None})
+    if len(dtypes) > 1:
+        raise ValueError(f"images and videos of one call have patches of {' and '.join(dtypes)}; give all the same way")
     grids = [_grids(kind) for kind in (images, videos)]
     counts = _counts(samples, len(grids[0]), len(grids[1]), media_per_sample)
     items = [iter(_items(kind, shapes)) for kind, shapes in zip((images, videos), grids, strict=True)]

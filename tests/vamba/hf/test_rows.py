@@ -133,14 +133,11 @@ def test_refusals_name_the_rule(inputs: dict[str, Any], text: str) -> None:
 
 
 def test_pixels_beside_normalised_patches_are_refused() -> None:
-    with pytest.raises(ValueError, match="torch.float32 and torch.uint8"):
-        random_model()(
-            torch.zeros(1, 4, dtype=torch.long),
-            pixel_values=IMAGES[0].to(torch.uint8),
-            image_grid_thw=IMAGES[1],
-            pixel_values_videos=VIDEOS[0],
-            video_grid_thw=VIDEOS[1],
-        )
+    inputs = {"pixel_values": IMAGES[0].to(torch.uint8), "image_grid_thw": IMAGES[1]}
+    inputs |= {"pixel_values_videos": VIDEOS[0], "video_grid_thw": VIDEOS[1]}
+    for use_cache in (False, True):
+        with pytest.raises(ValueError, match="torch.float32 and torch.uint8"):
+            random_model()(torch.zeros(1, 4, dtype=torch.long), use_cache=use_cache, **inputs)
 
 
 def test_teacher_of_another_size_is_refused() -> None:
