@@ -21,9 +21,9 @@ from typing import Any
 
 import av
 
+from pipelines.ingest.container import open_container
 from pipelines.ingest.deinterlace import deinterlace, is_interlaced
 from pipelines.ingest.encode import encode_frame
-from pipelines.ingest.probe import DEMUX_OPTIONS
 from pipelines.ingest.types import DecodeRequest, IngestError
 
 # In these, "non-reference" means that no other picture uses it. HEVC says it only within a temporal layer.
@@ -45,7 +45,7 @@ def decode_segment(request: DecodeRequest) -> list[bytes]:
     """
     targets = frozenset(request.target_pts)
     jpegs: dict[int, bytes] = {}
-    with av.open(request.uri, options=DEMUX_OPTIONS, metadata_errors="replace") as container:
+    with open_container(request.uri) as container:
         stream = _open_stream(container, request)
         for gop in _gops(_packets_from(container, stream, request)):
             wanted = {packet.pts for packet in gop.packets if packet.pts in targets and packet.pts not in jpegs}
@@ -65,7 +65,7 @@ def decode_sequentially(request: DecodeRequest) -> list[bytes]:
     """
     targets = frozenset(request.target_pts)
     jpegs: dict[int, bytes] = {}
-    with av.open(request.uri, options=DEMUX_OPTIONS, metadata_errors="replace") as container:
+    with open_container(request.uri) as container:
         stream = _open_stream(container, request)
         try:
             for frame in container.decode(stream):
@@ -111,7 +111,7 @@ def _packets_from(container: Any, stream: Any, request: DecodeRequest) -> Iterat
                 return
             if packet.dts is not None and packet.dts > request.key_dts:
                 break
-    with av.open(request.uri, options=DEMUX_OPTIONS, metadata_errors="replace") as fresh:
+    with open_container(request.uri) as fresh:
         found = False
         for packet in _video_packets(fresh, fresh.streams[request.stream_index]):
             found = found or (packet.is_keyframe and packet.pts == request.key_pts)

@@ -22,11 +22,10 @@ import av
 import numpy as np
 from av.stream import Disposition
 
+from pipelines.ingest.container import open_container
 from pipelines.ingest.sniff import HEAD_BYTES, foreign_kind, mp4_damage
 from pipelines.ingest.types import IngestError, ProbedVideo
 
-# The demuxer makes up missing pts (AVI with B-frames) by looking ahead.
-DEMUX_OPTIONS = {"fflags": "+genpts"}
 _TRUNCATION_TOLERANCE_S = 1.0
 _NUM_ORDER_FRAMES = 32  # enough to see whether presentation times go backwards
 _HASH_BLOCK_BYTES = 1 << 20
@@ -92,7 +91,7 @@ def _hash(file: Any) -> str:
 
 
 def _probe_media(path: str, digest: str) -> ProbedVideo:
-    with av.open(path, options=DEMUX_OPTIONS, metadata_errors="replace") as container:
+    with open_container(path) as container:
         stream = video_stream(container)
         index = _index_packets(container, stream)
         has_audio = bool(container.streams.audio)
@@ -204,7 +203,7 @@ def _check_length(path: str, container: Any, stream: Any, end_pts: int) -> None:
     tolerance_s = max(_TRUNCATION_TOLERANCE_S, 0.02 * announced_s)
     if announced_s - float(end_pts * stream.time_base) <= tolerance_s:
         return
-    with av.open(path, metadata_errors="replace") as again:  # the sound may be the longer part
+    with open_container(path) as again:  # the sound may be the longer part
         last_s = max(
             (float((packet.pts + (packet.duration or 0)) * packet.time_base) for packet in again.demux() if packet.pts),
             default=0.0,
@@ -217,7 +216,7 @@ def _check_length(path: str, container: Any, stream: Any, end_pts: int) -> None:
 
 def _first_frames(path: str, stream_index: int, num_frames: int) -> list[Any]:
     """The first frames, decoded, in the order that the decoder presents them: at least one."""
-    with av.open(path, options=DEMUX_OPTIONS, metadata_errors="replace") as container:
+    with open_container(path) as container:
         stream = container.streams[stream_index]
         stream.codec_context.thread_count = 1
         frames: list[Any] = list(itertools.islice(container.decode(stream), num_frames))
