@@ -51,7 +51,7 @@ def main() -> None:
     arguments = parser.parse_args()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    runtime = [*project["dependencies"], *extras["aws"], *BUILD_TOOLS]
+    runtime = [*project["dependencies"], *BUILD_TOOLS]
     cuda = [requirement for requirement in extras["gpu"] if Requirement(requirement).name not in KERNELS]
     constraints = [] if arguments.upgrade else _locked_lines()
 

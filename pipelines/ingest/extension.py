@@ -167,7 +167,8 @@ def _inputs(out: str, base: Manifest) -> Iterable[InputRow]:
 def input_digest(source: VideoSource) -> str:
     """Digest of what is known of a source before it is opened: path, size, split, conversations."""
     row = source_row(source)
-    del row["id"], row["mtime_ns"]
+    for key in ("id", "mtime_ns", "media", "offset_bytes"):
+        del row[key]
     return digest_of(row)
 
 

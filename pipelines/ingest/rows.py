@@ -27,7 +27,7 @@ SEGMENT_TYPE = pa.struct(
 )
 SOURCE_TYPE = pa.struct(
     [("id", _STRING), ("uri", _STRING), ("size_bytes", _INT), ("mtime_ns", _INT), ("split", _STRING)]
-    + [("conversations_json", _STRING)]
+    + [("conversations_json", _STRING), ("media", _STRING), ("offset_bytes", _INT)]
 )
 VIDEO_TYPE = pa.struct(
     [("source", SOURCE_TYPE), ("digest", _STRING), ("split", _STRING), ("codec", _STRING), ("stream_index", _INT)]
@@ -63,6 +63,8 @@ def source_row(source: VideoSource) -> dict[str, Any]:
         "mtime_ns": source.mtime_ns,
         "split": source.split,
         "conversations_json": json.dumps(conversations, ensure_ascii=False),
+        "media": source.media,
+        "offset_bytes": source.offset_bytes,
     }
 
 

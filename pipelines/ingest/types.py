@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from vamba.data.manifest import Failure, SampleRow, ShardRow
-from vamba.data.sample import Conversation
+from vamba.data.sample import Conversation, Media
 
 
 class IngestError(Exception):
@@ -29,15 +29,34 @@ class IngestError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Location:
+    """Where the bytes of a source are: a file, an object, or a member of a tar."""
+
+    uri: str  # absolute path, or a URI with a scheme; of the tar that holds a member
+    offset_bytes: int = 0  # where the source begins in it
+    length_bytes: int | None = None  # None: to the end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VideoSource:
-    """A video to ingest."""
+    """A video or an image to ingest."""
 
     id: str  # [a-z0-9_-]+, unique, from the path
-    uri: str  # absolute path
+    uri: str  # absolute path or URI; of a member of a tar "<tar>#<name of the member>"
     size_bytes: int  # -1 if the file cannot be seen
-    mtime_ns: int  # when the file last changed; only to notice changes between two runs
+    mtime_ns: int  # when the file last changed, 0 if unknown; only to notice changes between two runs
     split: str | None  # None: decided by the digest of the bytes
     conversations: tuple[Conversation, ...]
+    media: Media = "video"
+    offset_bytes: int | None = None  # of a member of a tar: where its content begins; `size_bytes` is its length
+
+    @property
+    def location(self) -> Location:
+        """Where its bytes are."""
+        if self.offset_bytes is None:
+            return Location(uri=self.uri)
+        tar_uri = self.uri.rpartition("#")[0]
+        return Location(uri=tar_uri, offset_bytes=self.offset_bytes, length_bytes=self.size_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
