@@ -20,7 +20,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.storage import Storage, open_storage
-from vamba.data.manifest import FORMAT_VERSION, Failure, InputRow, Manifest, SampleRow, ShardRow, sort_rows
+from vamba.data.manifest import (
+    FORMAT_VERSION,
+    Failure,
+    InputRow,
+    Manifest,
+    SampleRow,
+    ShardRow,
+    known_fields,
+    sort_rows,
+)
 
 MANIFEST_NAME = "manifest.parquet"
 FAILURES_NAME = "failures.parquet"
@@ -44,6 +53,7 @@ SAMPLE_SCHEMA = pa.schema(
         ("num_conversations", pa.int32()),
         ("source_uri", pa.string()),
         ("source_digest", pa.string()),
+        ("num_tokens", pa.int64()),
     ]
 )
 FAILURE_SCHEMA = pa.schema(
@@ -120,7 +130,7 @@ def write_manifest(data_uri: DataUri, manifest: Manifest) -> None:
         "config_digest": manifest.config_digest,
         "inputs_digest": manifest.inputs_digest,
         "digest": manifest.digest,
-        "shards": [asdict(shard) for shard in manifest.shards],
+        "shards": [known_fields(asdict(shard)) for shard in manifest.shards],
     }
     schema = SAMPLE_SCHEMA.with_metadata({_METADATA_KEY: json.dumps(header, separators=(",", ":")).encode()})
     _write_table(open_storage(data_uri), MANIFEST_NAME, [asdict(row) for row in manifest.samples], schema)
