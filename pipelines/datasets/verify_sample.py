@@ -13,6 +13,7 @@ from typing import Any
 
 from pipelines.datasets.shard_stream import BLOCK_BYTES, Member, ShardStream, read_header
 from pipelines.shard_index import MemberRange
+from vamba.data.frames import recorded_tokens
 from vamba.data.manifest import SampleRow
 from vamba.data.sample import Conversation, frame_name
 
@@ -99,6 +100,8 @@ def _check_document(content: bytes, row: SampleRow, report: Report) -> None:
         raise Broken("json", f"the JSON is not a sample's: {reason}") from error
     counted: dict[str, Any] = {"num_frames": len(times), "num_conversations": len(conversations)}
     found = {**{key: document.get(key) for key in _EQUAL_KEYS}, **counted}
+    if row.num_tokens is not None:
+        found["num_tokens"] = recorded_tokens(len(times), row.width, row.height) if times else 0
     wrong = [f"{key} is {found[key]!r}, not {getattr(row, key)!r}" for key in found if found[key] != getattr(row, key)]
     if wrong:
         report("row", f"the JSON differs from the manifest: {'; '.join(wrong)}", row.id)

@@ -22,6 +22,7 @@ from pipelines.ingest.staging import Staging
 from pipelines.ingest.types import PlannedVideo, ShardCommit, ShardPlan
 from pipelines.manifest_io import SHARDS_PREFIX
 from pipelines.shard_index import MemberRange, format_index, index_name
+from vamba.data.frames import recorded_tokens
 from vamba.data.manifest import Failure, SampleRow, ShardRow
 from vamba.data.sample import frame_name, sample_header
 
@@ -148,6 +149,7 @@ def _row(shard: str, video: PlannedVideo, members: list[MemberRange]) -> SampleR
         num_conversations=len(source.conversations),
         source_uri=source.uri,
         source_digest=video.digest,
+        num_tokens=recorded_tokens(len(video.timestamps_ns), video.width, video.height),
     )
 
 

@@ -26,6 +26,9 @@ _OPEN_S = 0.005
 # JPEG quality 85 at 640x360 takes 0.16 bytes a pixel; other qualities are close enough to plan with.
 _JPEG_BYTES_PER_PIXEL = 0.16
 _MEMBER_OVERHEAD_BYTES = 768
+# What `orientation` amounts to: degrees to turn clockwise, after mirroring left to right or not.
+_TURNS = {"": (0, False), "tx": (90, False), "xy": (180, False), "ty": (270, False)}
+_TURNS |= {"x": (0, True), "txy": (90, True), "y": (180, True), "t": (270, True)}
 
 
 def plan_video(source: VideoSource, probe: ProbedVideo, config: IngestConfig) -> PlannedVideo:
@@ -59,6 +62,11 @@ def plan_video(source: VideoSource, probe: ProbedVideo, config: IngestConfig) ->
             "num_frames": len(shown),
             "num_keyframes": int(probe.is_key.sum()),
             "orientation": probe.orientation,
+            "rotation": _TURNS[probe.orientation][0],
+            "is_mirrored": _TURNS[probe.orientation][1],
+            "pixel_format": probe.pixel_format,
+            "is_hdr": probe.is_hdr,
+            "is_interlaced": probe.is_interlaced,
             "pixel_aspect": str(probe.pixel_aspect),
             "has_audio": probe.has_audio,
             "size_bytes": source.size_bytes,

@@ -73,6 +73,9 @@ class ProbedVideo:
     pixel_aspect: Fraction  # width of a pixel over its height
     orientation: str  # what turns a decoded frame upright: letters of "t" (transpose), "x", "y" (mirror)
     average_fps: Fraction
+    pixel_format: str  # ffmpeg's name
+    is_hdr: bool  # the first frame is tagged as PQ or HLG
+    is_interlaced: bool  # the first frame is woven from two fields
     has_audio: bool
     pts: np.ndarray  # int64
     dts: np.ndarray  # int64
