@@ -129,6 +129,7 @@ def requests_of(planned: PlannedVideo, jpeg_quality: int) -> list[DecodeRequest]
             key_pts=segment.key_pts,
             key_dts=segment.key_dts,
             target_pts=segment.target_pts,
+            seeks=segment.seeks,
             width=planned.width,
             height=planned.height,
             orientation=planned.orientation,

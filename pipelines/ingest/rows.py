@@ -24,6 +24,7 @@ _STRING, _INT = pa.string(), pa.int64()
 
 SEGMENT_TYPE = pa.struct(
     [("name", _STRING), ("key_pts", _INT), ("key_dts", _INT), ("target_pts", pa.list_(_INT)), ("cost_s", pa.float64())]
+    + [("seeks", pa.list_(pa.list_(_INT)))]
 )
 SOURCE_TYPE = pa.struct(
     [("id", _STRING), ("uri", _STRING), ("size_bytes", _INT), ("mtime_ns", _INT), ("split", _STRING)]
@@ -107,7 +108,8 @@ def video_from_row(row: Mapping[str, Any]) -> PlannedVideo:
 
 def segment_from_row(row: Mapping[str, Any]) -> Segment:
     """A segment from a value of SEGMENT_TYPE."""
-    return Segment(**{**row, "target_pts": tuple(row["target_pts"])})
+    seeks = tuple((pts, dts) for pts, dts in row["seeks"])
+    return Segment(**{**row, "target_pts": tuple(row["target_pts"]), "seeks": seeks})
 
 
 def probed_table(results: Iterable[PlannedVideo | Failure]) -> pa.Table:

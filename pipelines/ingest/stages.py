@@ -91,6 +91,7 @@ def _decode(item: dict[str, Any], config: IngestConfig, staging: Staging) -> dic
         key_pts=segment.key_pts,
         key_dts=segment.key_dts,
         target_pts=segment.target_pts,
+        seeks=segment.seeks,
         width=item["width"],
         height=item["height"],
         orientation=item["orientation"],

@@ -92,7 +92,8 @@ class Segment:
     key_pts: int  # the keyframe that decoding starts at
     key_dts: int
     target_pts: tuple[int, ...]  # the frames to store, strictly increasing
-    cost_s: float  # estimated CPU seconds
+    cost_s: float  # estimated CPU seconds, and waiting for a remote source
+    seeks: tuple[tuple[int, int], ...] = ()  # pts and dts of later keyframes that reading jumps to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +141,7 @@ class DecodeRequest:
     height: int
     orientation: str
     jpeg_quality: int
+    seeks: tuple[tuple[int, int], ...] = ()  # see `Segment`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
