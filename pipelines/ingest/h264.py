@@ -1,6 +1,6 @@
 """Stored frames as H.264 in short groups: `frames.store: h264`.
 
-    decoded picture ──> yuv420p ── groups of `gop_frames`, an encoder each ──> access units, one per frame ── mux ──> MP4
+    decoded picture ──> yuv420p ── groups of `gop_frames`, an encoder each ──> access units, one a frame ── mux ──> MP4
 
 A group is a keyframe and the frames after it, each referring to the one before. Groups begin at frame 0, gop_frames,
 2 gop_frames … of the sample, and a segment of the plan is cut only there: so the bytes do not depend on how the video
@@ -23,8 +23,8 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 
 TIME_BASE = Fraction(1, 90_000)  # of the MP4; the exact times stand in the sample's JSON
 _BITEXACT = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
-# x264 spends more on a frame that is on screen for longer. Stored frames are looked at one by one; at 25 frames/s crf 23
-# would leave 35.5 dB of a forest in 5 kB, at 1 it leaves 40.7 dB in 23 kB. So a second it is, whatever their real times.
+# x264 spends more on a frame that is on screen for longer. Stored frames are looked at one by one: at 25 frames/s crf
+# 23 leaves 35.5 dB of a film in 5 kB a frame, at 1 it leaves 41.2 dB in 22 kB. So each counts as a second.
 _ENCODER_FPS = 1
 # `veryfast` gives 1 to 3 % more bytes than `medium` at 0.4 to 0.9 dB less, for a third of the CPU.
 _PRESET = "veryfast"
@@ -33,7 +33,7 @@ _SEI = 6  # the type of the unit in which x264 writes its version and settings, 
 
 
 def to_yuv420p(rgb: np.ndarray) -> bytes:
-    """uint8 [height, width, 3] as the planes of BT.709, limited range; odd sides are made even by repeating the last."""
+    """uint8 [height, width, 3] as planes of BT.709, limited range; odd sides are made even by repeating the last."""
     height, width = rgb.shape[:2]
     even = np.pad(rgb, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")

@@ -12,7 +12,7 @@ import hashlib
 import os
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -24,10 +24,13 @@ from pipelines.manifest_io import SHARDS_PREFIX
 from pipelines.shard_index import MemberRange, format_index, index_name
 from vamba.data.frames import recorded_tokens
 from vamba.data.manifest import Failure, SampleRow, ShardRow
-from vamba.data.sample import frame_name, sample_header
+from vamba.data.sample import frame_name, sample_header, video_name
 
 _BLOCK_BYTES = 512
 _RECORD_BYTES = 10240  # a tar file is padded to whole records
+
+
+_PIECE_BYTES = 1 << 20
 
 
 class TarWriter:
@@ -40,13 +43,22 @@ class TarWriter:
 
     def add(self, name: str, data: bytes) -> MemberRange:
         """Appends one member; returns where its content is."""
+        return self._add(name, len(data), (data,))
+
+    def add_file(self, name: str, path: Path) -> MemberRange:
+        """Appends a file, a piece at a time; returns where its content is."""
+        with open(path, "rb") as file:
+            return self._add(name, path.stat().st_size, iter(lambda: file.read(_PIECE_BYTES), b""))
+
+    def _add(self, name: str, size_bytes: int, pieces: Iterable[bytes]) -> MemberRange:
         info = tarfile.TarInfo(name)
-        info.size = len(data)
+        info.size = size_bytes
         info.mode = 0o644
         self._write(info.tobuf(tarfile.USTAR_FORMAT))
-        member = MemberRange(name=name, offset_bytes=self.size_bytes, size_bytes=len(data))
-        self._write(data)
-        self._write(bytes(-len(data) % _BLOCK_BYTES))
+        member = MemberRange(name=name, offset_bytes=self.size_bytes, size_bytes=size_bytes)
+        for piece in pieces:
+            self._write(piece)
+        self._write(bytes(-size_bytes % _BLOCK_BYTES))
         return member
 
     def finish(self) -> str:
@@ -124,11 +136,28 @@ def _first_failure(staging: Staging, shard: str, video: PlannedVideo) -> Failure
 
 
 def _add_video(writer: TarWriter, staging: Staging, shard: str, video: PlannedVideo) -> list[MemberRange]:
-    members = [writer.add(f"{video.source.id}.json", _header(video))]
-    for index, frame in enumerate(_frames(staging, shard, video)):
-        members.append(writer.add(frame_name(video.source.id, index), frame))
-    assert len(members) == 1 + len(video.timestamps_ns), (video.source.id, len(members), len(video.timestamps_ns))
+    source_id, frames = video.source.id, _frames(staging, shard, video)
+    members = [writer.add(f"{source_id}.json", _header(video))]
+    if video.store == "h264":
+        members.append(_add_h264(writer, video_name(source_id), frames, video, staging.scratch_dir()))
+    else:
+        members += [writer.add(frame_name(source_id, index), frame) for index, frame in enumerate(frames)]
+        assert len(members) == 1 + len(video.timestamps_ns), (source_id, len(members), len(video.timestamps_ns))
     return members
+
+
+def _add_h264(
+    writer: TarWriter, name: str, units: Iterator[bytes], video: PlannedVideo, scratch_dir: Path
+) -> MemberRange:
+    from pipelines.ingest.h264 import write_mp4  # loads PyAV, which packing JPEG files does without
+
+    descriptor, scratch = tempfile.mkstemp(prefix=name, suffix=".tmp", dir=scratch_dir)
+    os.close(descriptor)
+    try:
+        write_mp4(Path(scratch), units, video.timestamps_ns, video.duration_ns)
+        return writer.add_file(name, Path(scratch))
+    finally:
+        Path(scratch).unlink(missing_ok=True)
 
 
 def _row(shard: str, video: PlannedVideo, members: list[MemberRange]) -> SampleRow:
@@ -171,4 +200,5 @@ def _header(video: PlannedVideo) -> bytes:
         timestamps_ns=video.timestamps_ns,
         conversations=video.source.conversations,
         probe=video.probe,
+        store=video.store,
     )

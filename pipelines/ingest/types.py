@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from vamba.data.manifest import Failure, SampleRow, ShardRow
-from vamba.data.sample import Conversation, Media
+from vamba.data.sample import Conversation, Media, Store
 
 
 class IngestError(Exception):
@@ -106,6 +106,7 @@ class PlannedVideo:
     codec: str
     stream_index: int
     time_base: Fraction
+    store: Store
     width: int  # of the stored frames, pixels
     height: int
     orientation: str
@@ -128,6 +129,14 @@ class ShardPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class H264:
+    """How frames become H.264; see h264.py."""
+
+    gop_frames: int
+    crf: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeRequest:
     """What a decoder process needs to decode one segment."""
 
@@ -141,6 +150,7 @@ class DecodeRequest:
     height: int
     orientation: str
     jpeg_quality: int
+    h264: H264 | None = None  # None: JPEG
     seeks: tuple[tuple[int, int], ...] = ()  # see `Segment`
 
 

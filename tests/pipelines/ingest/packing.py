@@ -31,6 +31,7 @@ def ingest_here(videos: Sequence[Path], config: IngestConfig) -> Manifest:
     for shard in plan_shards(planned, config.target_shard_bytes):
         for video in shard.videos:
             for segment, request in zip(video.segments, requests_of(video, config.frames.jpeg_quality), strict=True):
+                request = replace(request, h264=config.frames.h264_of(video.store))
                 staging.write_segment(shard.name, segment.name, decode_segment(request))
         commits.append(pack_shard(staging, shard))
     staging.remove_all()
