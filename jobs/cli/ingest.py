@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,6 +29,10 @@ def ingest(
     out: Annotated[str, typer.Option(help="The dataset: a folder or an s3:// URI.")],
     conversations: Annotated[
         str | None, typer.Option(help="Listing of conversations or captions about the videos.", metavar="LISTING")
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(help="How frames are stored: jpeg or h264 (frames.store).", metavar="STORE", show_default=False),
     ] = None,
     ffmpeg: Annotated[Path | None, typer.Option(help="ffmpeg to use instead of the one that comes along.")] = None,
     append: Annotated[
@@ -57,7 +61,14 @@ def ingest(
 
     if ffmpeg is not None:
         os.environ["VAMBA_FFMPEG"] = str(ffmpeg)
-    arguments = {"sources": tuple(sources), "out": out, "conversations": conversations, "ray_address": address}
+    arguments: dict[str, Any] = {
+        "sources": tuple(sources),
+        "out": out,
+        "conversations": conversations,
+        "ray_address": address,
+    }
+    if store is not None:
+        arguments["frames"] = {"store": store}
     resolved = resolve_config(IngestConfig, recipe="ingest", file=config, assignments=set_, arguments=arguments)
     from pipelines.ingest.extension import Request
 

@@ -24,7 +24,7 @@ import av
 
 from pipelines.ingest.container import open_container
 from pipelines.ingest.deinterlace import deinterlace, is_interlaced
-from pipelines.ingest.encode import encode_frame
+from pipelines.ingest.encode import store_frame, store_frames
 from pipelines.ingest.types import DecodeRequest, IngestError
 
 # In these, "non-reference" means that no other picture uses it. HEVC says it only within a temporal layer.
@@ -46,7 +46,7 @@ class _Run:
 
 
 def decode_segment(request: DecodeRequest) -> list[bytes]:
-    """JPEG files of the request's targets, in presentation order.
+    """The request's targets as they are stored, one by one and in presentation order: see `encode.store_frames`.
 
     Raises:
         IngestError: "corrupt", if a target cannot be decoded without an error.
@@ -58,7 +58,7 @@ def decode_segment(request: DecodeRequest) -> list[bytes]:
             jpegs = _decode_runs(request, thrifty=False)
         except av.error.FFmpegError as error:
             raise IngestError("corrupt", f"a segment does not decode cleanly: {error.strerror or error}") from error
-    return [jpegs[pts] for pts in request.target_pts]
+    return store_frames([jpegs[pts] for pts in request.target_pts], request)
 
 
 def decode_sequentially(request: DecodeRequest) -> list[bytes]:
@@ -77,7 +77,7 @@ def decode_sequentially(request: DecodeRequest) -> list[bytes]:
                     _refuse_corrupt(frame)
                     jpegs.setdefault(frame.pts, _encode(frame, request))
                     if len(jpegs) == len(targets):
-                        return [jpegs[pts] for pts in request.target_pts]
+                        return store_frames([jpegs[pts] for pts in request.target_pts], request)
         except av.error.FFmpegError as error:
             raise IngestError("corrupt", f"decoding failed: {error.strerror or error}") from error
     missing = sorted(targets - jpegs.keys())
@@ -276,10 +276,4 @@ def _refuse_corrupt(frame: Any) -> None:
 
 
 def _encode(frame: Any, request: DecodeRequest) -> bytes:
-    return encode_frame(
-        deinterlace(frame) if is_interlaced(frame, request.codec) else frame,
-        width=request.width,
-        height=request.height,
-        orientation=request.orientation,
-        jpeg_quality=request.jpeg_quality,
-    )
+    return store_frame(deinterlace(frame) if is_interlaced(frame, request.codec) else frame, request)

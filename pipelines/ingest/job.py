@@ -204,7 +204,12 @@ def _decode_tasks(
             pack_only.append({"segments": [], "shards": [{"name": shard.name, "num_segments": shard.num_segments}]})
         for video, segment in todo:
             common = {"uri": video.source.uri, "codec": video.codec, "stream_index": video.stream_index}
-            size = {"width": video.width, "height": video.height, "orientation": video.orientation}
+            size = {
+                "width": video.width,
+                "height": video.height,
+                "orientation": video.orientation,
+                "store": video.store,
+            }
             segments.append({"shard": shard.name, **common, **size, "segment": asdict(segment)})
             costs.append(segment.cost_s)
     counts = {shard.name: shard.num_segments for shard in shards}

@@ -15,11 +15,15 @@ from fractions import Fraction
 import numpy as np
 
 from pipelines.ingest.config import IngestConfig, SplitRule
-from pipelines.ingest.segments import JPEG_BYTES_PER_PIXEL, Reading, cut_segments
+from pipelines.ingest.segments import JPEG_BYTES_PER_PIXEL, Reading, Storing, cut_segments
 from pipelines.ingest.types import IngestError, PlannedVideo, ProbedVideo, ShardPlan, VideoSource
+from vamba.data.sample import Store
 from vamba.data.sampling import select_frames
 
 _MEMBER_OVERHEAD_BYTES = 768
+# What `orientation` amounts to: degrees to turn clockwise, after mirroring left to right or not.
+_TURNS = {"": (0, False), "tx": (90, False), "xy": (180, False), "ty": (270, False)}
+_TURNS |= {"x": (0, True), "txy": (90, True), "y": (180, True), "t": (270, True)}
 
 
 def plan_video(source: VideoSource, probe: ProbedVideo, config: IngestConfig) -> PlannedVideo:
@@ -32,6 +36,8 @@ def plan_video(source: VideoSource, probe: ProbedVideo, config: IngestConfig) ->
     width, height = stored_size(probe, config.frames.long_edge, config.frames.short_edge)
     target_pts = shown[_choose(probe, shown, (width, height), config)]
     start_pts = int(shown[0])
+    store: Store = "jpeg" if source.media == "image" else config.frames.store
+    storing = Storing.of(store, config.frames.gop_frames)
     is_remote = "://" in source.uri and not source.uri.startswith("file://")
     reading = Reading.of(probe, source.size_bytes, is_remote=is_remote)
     return PlannedVideo(
@@ -40,6 +46,7 @@ def plan_video(source: VideoSource, probe: ProbedVideo, config: IngestConfig) ->
         split=source.split or split_of(probe.digest, config.split),
         codec=probe.codec,
         stream_index=probe.stream_index,
+        store=store,
         time_base=probe.time_base,
         width=width,
         height=height,
@@ -55,11 +62,16 @@ def plan_video(source: VideoSource, probe: ProbedVideo, config: IngestConfig) ->
             "num_frames": len(shown),
             "num_keyframes": int(probe.is_key.sum()),
             "orientation": probe.orientation,
+            "rotation": _TURNS[probe.orientation][0],
+            "is_mirrored": _TURNS[probe.orientation][1],
+            "pixel_format": probe.pixel_format,
+            "is_hdr": probe.is_hdr,
+            "is_interlaced": probe.is_interlaced,
             "pixel_aspect": str(probe.pixel_aspect),
             "has_audio": probe.has_audio,
             "size_bytes": source.size_bytes,
         },
-        segments=cut_segments(source.id, probe, target_pts, width * height, config.segment_cost_s, reading),
+        segments=cut_segments(source.id, probe, target_pts, width * height, config.segment_cost_s, reading, storing),
     )
 
 

@@ -24,7 +24,9 @@ import numpy as np
 from av.stream import Disposition
 
 from pipelines.ingest.container import open_container
+from pipelines.ingest.deinterlace import is_interlaced
 from pipelines.ingest.sniff import HEAD_BYTES, foreign_kind, mp4_damage
+from pipelines.ingest.tonemap import is_hdr
 from pipelines.ingest.types import IngestError, ProbedVideo
 
 _TRUNCATION_TOLERANCE_S = 1.0
@@ -136,6 +138,9 @@ def _probe_media(path: str, digest: str) -> ProbedVideo:
         pixel_aspect=pixel_aspect if pixel_aspect > 0 else Fraction(1),
         orientation=_orientation(frames[0]),
         average_fps=average_fps,
+        pixel_format=frames[0].format.name,
+        is_hdr=is_hdr(frames[0]),
+        is_interlaced=is_interlaced(frames[0], context.name),
         has_audio=has_audio,
         pts=np.asarray(index.pts, np.int64),
         dts=np.asarray(index.dts, np.int64),

@@ -22,6 +22,7 @@ from pipelines.manifest_io import (
     write_inputs,
     write_manifest,
 )
+from pipelines.shard_index import names_beside
 from vamba.data.manifest import Failure, Manifest
 
 
@@ -70,8 +71,8 @@ def _failures(out: str, work: Work, commits: Sequence[ShardCommit]) -> tuple[Fai
 
 
 def _remove_unlisted(staging: Staging, manifest: Manifest) -> None:
-    """Removes shards of an earlier plan, from before a source changed."""
-    listed = {shard.name for shard in manifest.shards}
+    """Removes shards and indexes of an earlier plan, from before a source changed."""
+    listed = names_beside(shard.name for shard in manifest.shards)
     for entry in staging.storage.list(SHARDS_PREFIX):
         if entry.path.rpartition("/")[2] not in listed:
             staging.storage.delete(entry.path)

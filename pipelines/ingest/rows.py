@@ -32,7 +32,14 @@ SOURCE_TYPE = pa.struct(
 )
 VIDEO_TYPE = pa.struct(
     [("source", SOURCE_TYPE), ("digest", _STRING), ("split", _STRING), ("codec", _STRING), ("stream_index", _INT)]
-    + [("time_base", _STRING), ("width", _INT), ("height", _INT), ("orientation", _STRING), ("duration_ns", _INT)]
+    + [
+        ("store", _STRING),
+        ("time_base", _STRING),
+        ("width", _INT),
+        ("height", _INT),
+        ("orientation", _STRING),
+        ("duration_ns", _INT),
+    ]
     + [("timestamps_ns", pa.list_(_INT)), ("probe_json", _STRING), ("segments", pa.list_(SEGMENT_TYPE))]
 )
 FAILURE_TYPE = pa.struct(
@@ -44,6 +51,7 @@ SOURCE_SCHEMA = pa.schema([("source", SOURCE_TYPE)])
 PROBED_SCHEMA = pa.schema([("video", VIDEO_TYPE), ("failure", FAILURE_TYPE)])
 TASK_SEGMENT_TYPE = pa.struct(
     [("shard", _STRING), ("uri", _STRING), ("codec", _STRING), ("stream_index", _INT), ("width", _INT)]
+    + [("store", _STRING)]
     + [("height", _INT), ("orientation", _STRING), ("segment", SEGMENT_TYPE)]
 )
 TASK_SHARD_TYPE = pa.struct([("name", _STRING), ("num_segments", _INT)])
@@ -84,6 +92,7 @@ def video_row(video: PlannedVideo) -> dict[str, Any]:
         "split": video.split,
         "codec": video.codec,
         "stream_index": video.stream_index,
+        "store": video.store,
         "time_base": str(video.time_base),
         "width": video.width,
         "height": video.height,

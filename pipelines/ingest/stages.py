@@ -96,6 +96,7 @@ def _decode(item: dict[str, Any], config: IngestConfig, staging: Staging) -> dic
         height=item["height"],
         orientation=item["orientation"],
         jpeg_quality=config.frames.jpeg_quality,
+        h264=config.frames.h264_of(item["store"]),
     )
     limit_s = config.watchdog.base_s + config.watchdog.per_cost * segment.cost_s
     try:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from vamba.data.manifest import Failure, SampleRow, ShardRow
-from vamba.data.sample import Conversation, Media
+from vamba.data.sample import Conversation, Media, Store
 
 
 class IngestError(Exception):
@@ -73,6 +73,9 @@ class ProbedVideo:
     pixel_aspect: Fraction  # width of a pixel over its height
     orientation: str  # what turns a decoded frame upright: letters of "t" (transpose), "x", "y" (mirror)
     average_fps: Fraction
+    pixel_format: str  # ffmpeg's name
+    is_hdr: bool  # the first frame is tagged as PQ or HLG
+    is_interlaced: bool  # the first frame is woven from two fields
     has_audio: bool
     pts: np.ndarray  # int64
     dts: np.ndarray  # int64
@@ -103,6 +106,7 @@ class PlannedVideo:
     codec: str
     stream_index: int
     time_base: Fraction
+    store: Store
     width: int  # of the stored frames, pixels
     height: int
     orientation: str
@@ -125,6 +129,14 @@ class ShardPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class H264:
+    """How frames become H.264; see h264.py."""
+
+    gop_frames: int
+    crf: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeRequest:
     """What a decoder process needs to decode one segment."""
 
@@ -138,6 +150,7 @@ class DecodeRequest:
     height: int
     orientation: str
     jpeg_quality: int
+    h264: H264 | None = None  # None: JPEG
     seeks: tuple[tuple[int, int], ...] = ()  # see `Segment`
 
 
