@@ -128,6 +128,8 @@ class DecodeRequest:
     """What a decoder process needs to decode one segment."""
 
     uri: str
+    offset_bytes: int = 0  # see Location
+    length_bytes: int | None = None
     codec: str
     stream_index: int
     key_pts: int
@@ -137,6 +139,11 @@ class DecodeRequest:
     height: int
     orientation: str
     jpeg_quality: int
+
+    @property
+    def location(self) -> Location:
+        """Where the bytes of the video are."""
+        return Location(uri=self.uri, offset_bytes=self.offset_bytes, length_bytes=self.length_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
