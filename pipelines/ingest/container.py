@@ -16,6 +16,7 @@ from typing import Any
 import av
 
 from pipelines.ingest.opening import LocalFile, SourceFile, open_source
+from pipelines.ingest.ranges import RangeFile
 from pipelines.ingest.types import IngestError, Location
 
 # Those of files that hold sound or a picture only, so that a failure can say so.
@@ -31,7 +32,7 @@ _OPTIONS = {
     "format_whitelist": f"{_FILM_FORMATS},{_SOUND_FORMATS},{_SILENT_FORMATS}",
     "enable_drefs": "0",  # MOV data references; ffmpeg's default, which nothing may change
 }
-_IO_BUFFER_BYTES = 256 * 1024  # fewer calls into Python
+_IO_BUFFER_BYTES = 64 * 1024  # a jump reads at least as much
 
 
 def open_container(source: Location | SourceFile) -> Any:
@@ -46,10 +47,9 @@ def open_container(source: Location | SourceFile) -> Any:
     try:
         if isinstance(file, LocalFile):
             return _open_local(file)
-        file.seek(0)
         # An empty list would allow everything.
         options = {**_OPTIONS, "protocol_whitelist": "none"}
-        return av.open(file, options=options, buffer_size=_IO_BUFFER_BYTES, metadata_errors="replace")
+        return av.open(RangeFile(file.cache), options=options, buffer_size=_IO_BUFFER_BYTES, metadata_errors="replace")
     except av.error.ArgumentError as error:
         message = "its format is none of those that an ingest reads: it is a playlist, a rare kind of file or damaged"
         raise IngestError("unsupported", f"{message}; remux it, e.g. to MP4 or MKV") from error

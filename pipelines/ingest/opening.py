@@ -15,13 +15,14 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipelines.ingest.ranges import RangeFile
+from pipelines.ingest.ranges import RangeCache, RangeFile
 from pipelines.ingest.remote import Ranges, RemoteRanges
 from pipelines.ingest.types import IngestError, Location
 
 _HASH_BLOCK_BYTES = 1 << 20
 
 _ranges: Ranges = RemoteRanges()
+_latest: tuple[Location, RangeCache] | None = None  # of remote bytes: the next segment of a film needs its index again
 
 
 def use_ranges(ranges: Ranges) -> None:
@@ -88,7 +89,7 @@ def is_local(location: Location) -> bool:
 def open_source(location: Location, *, hashing: bool = False) -> SourceFile:
     """The bytes at a location, as a seekable file; to be closed.
 
-    With `hashing`, a remote file is hashed while it is read, so that its `sha256` costs no second reading.
+    With `hashing`, a remote file is read afresh, and hashed meanwhile, so that its `sha256` costs no second reading.
 
     Raises:
         IngestError: "not_found", "permission_denied", "unreachable" or "unsupported", of a remote object.
@@ -96,6 +97,14 @@ def open_source(location: Location, *, hashing: bool = False) -> SourceFile:
     """
     if is_local(location):
         return LocalFile(location.uri.removeprefix("file://"), location.offset_bytes, location.length_bytes)
+    global _latest
+    if _latest is None or _latest[0] != location or hashing:
+        _latest = None  # its blocks go before others come
+        _latest = location, _cache(location, hashing)
+    return RangeFile(_latest[1])
+
+
+def _cache(location: Location, hashing: bool) -> RangeCache:
     size_bytes = location.length_bytes
     if size_bytes is None:
         size_bytes = _ranges.size(location.uri) - location.offset_bytes
@@ -103,7 +112,7 @@ def open_source(location: Location, *, hashing: bool = False) -> SourceFile:
     def fetch(offset: int, length: int) -> bytes:
         return _ranges.read(location.uri, location.offset_bytes + offset, length)
 
-    return RangeFile(fetch, size_bytes, hashing=hashing)
+    return RangeCache(fetch, size_bytes, hashing=hashing)
 
 
 @contextmanager

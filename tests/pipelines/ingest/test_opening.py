@@ -255,6 +255,7 @@ def test_an_object_that_vanishes_is_named_while_decoding(
     bucket = s3.make_bucket()
     s3.put_folder(films[0].parent, bucket)
     video = planned(Location(uri=f"s3://{bucket}/a.mkv"), decoder)
+    decoder.close()  # with what it remembers of the film
     s3.client.delete_object(Bucket=bucket, Key="a.mkv")
     with pytest.raises(IngestError) as error:
         frames(video, decoder)

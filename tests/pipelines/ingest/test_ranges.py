@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from pipelines.ingest.ranges import BLOCK_BYTES, CACHE_BYTES, MAX_RUN_BYTES, RangeFile
+from pipelines.ingest.ranges import BLOCK_BYTES, CACHE_BYTES, MAX_RUN_BYTES, RangeCache, RangeFile
 
 
 class Store:
@@ -36,13 +36,9 @@ class Store:
         return sum(length for _, length in self.requests)
 
 
-def held_bytes(file: RangeFile) -> int:
-    return sum(map(len, file._blocks.values()))
-
-
 def test_random_reads_give_the_bytes_of_the_object() -> None:
     data = random.Random(1).randbytes(3 * BLOCK_BYTES + 12345)
-    file = RangeFile(lambda offset, length: data[offset : offset + length], len(data))
+    file = RangeFile(RangeCache(lambda offset, length: data[offset : offset + length], len(data)))
     expected, dice = io.BytesIO(data), random.Random(2)
     for _ in range(300):
         offset, whence = dice.choice([(dice.randrange(len(data) + 50), 0), (-dice.randrange(200), 2), (7, 1)])
@@ -53,10 +49,10 @@ def test_random_reads_give_the_bytes_of_the_object() -> None:
 
 def test_a_scan_makes_few_requests_and_holds_little_of_a_large_object() -> None:
     store = Store(300 * 1024**2 + 17)
-    file = RangeFile(store.fetch, store.size_bytes)
+    file = RangeFile(RangeCache(store.fetch, store.size_bytes))
     most = 0
     while file.read(100_000):
-        most = max(most, held_bytes(file))
+        most = max(most, file.cache.held_bytes)
     assert most <= CACHE_BYTES
     assert store.requested_bytes == store.size_bytes  # each byte once
     assert len(store.requests) <= 6 + store.size_bytes // MAX_RUN_BYTES
@@ -64,7 +60,7 @@ def test_a_scan_makes_few_requests_and_holds_little_of_a_large_object() -> None:
 
 def test_a_jump_reads_one_block() -> None:
     store = Store(100 * 1024**2)
-    file = RangeFile(store.fetch, store.size_bytes)
+    file = RangeFile(RangeCache(store.fetch, store.size_bytes))
     for offset in (80 * 1024**2, 10 * 1024**2, 40 * 1024**2):
         file.seek(offset)
         file.read(1000)
@@ -73,7 +69,7 @@ def test_a_jump_reads_one_block() -> None:
 
 def test_two_positions_that_advance_by_turns_are_two_scans() -> None:
     store = Store(120 * 1024**2)
-    file = RangeFile(store.fetch, store.size_bytes)
+    file = RangeFile(RangeCache(store.fetch, store.size_bytes))
     half = store.size_bytes // 2
     for step in range(0, 40 * 1024**2, 50_000):
         for start in (0, half):
@@ -85,7 +81,7 @@ def test_two_positions_that_advance_by_turns_are_two_scans() -> None:
 @pytest.mark.parametrize("scanned_bytes", [0, 1000, 20 * 1024**2, 40 * 1024**2])
 def test_a_digest_after_a_scan_reads_only_the_rest(scanned_bytes: int) -> None:
     store = Store(40 * 1024**2)
-    file = RangeFile(store.fetch, store.size_bytes, hashing=True)
+    file = RangeFile(RangeCache(store.fetch, store.size_bytes, hashing=True))
     file.seek(39 * 1024**2)  # as for an index at the end
     file.read(1000)
     file.seek(0)
