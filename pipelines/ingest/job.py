@@ -197,7 +197,7 @@ def _decode_tasks(
             pack_only.append({"segments": [], "shards": [{"name": shard.name, "num_segments": shard.num_segments}]})
         for video, segment in todo:
             common = {"codec": video.codec, "stream_index": video.stream_index, "source_uri": video.source.uri}
-            common |= asdict(video.source.location)
+            common |= {"media": video.source.media, **asdict(video.source.location)}
             size = {"width": video.width, "height": video.height, "orientation": video.orientation}
             segments.append({"shard": shard.name, **common, **size, "segment": asdict(segment)})
             costs.append(segment.cost_s)

@@ -116,24 +116,29 @@ def _cache(location: Location, hashing: bool) -> RangeCache:
 
 
 @contextmanager
-def opened_for_probe(location: Location) -> Iterator[SourceFile]:
-    """The bytes of a source that is looked at for the first time.
+def checked_source(location: Location, *, hashing: bool = False) -> Iterator[SourceFile]:
+    """The bytes of a source, of which nothing is known yet.
 
     Raises:
         IngestError: as `open_source`; "io_error"; "empty"; "not_a_video", if it is no file; "truncated", if the tar
             that holds it ends before it does.
     """
+    with _local_errors(location), open_source(location, hashing=hashing) as file:
+        if file.size_bytes == 0:
+            raise IngestError("empty", "the file has no bytes")
+        if location.length_bytes is not None and file.size_bytes < location.length_bytes:
+            there = f"{file.size_bytes} of its {location.length_bytes} bytes"
+            raise IngestError("truncated", f"the tar ends inside it, after {there}")
+        yield file
+
+
+@contextmanager
+def _local_errors(location: Location) -> Iterator[None]:
     path = location.uri.removeprefix("file://")
     try:
         if is_local(location) and not stat.S_ISREG(os.stat(path).st_mode):
             raise IngestError("not_a_video", "it is a folder, a pipe or a device, not a file")
-        with open_source(location, hashing=True) as file:
-            if file.size_bytes == 0:
-                raise IngestError("empty", "the file has no bytes")
-            if location.length_bytes is not None and file.size_bytes < location.length_bytes:
-                there = f"{file.size_bytes} of its {location.length_bytes} bytes"
-                raise IngestError("truncated", f"the tar ends inside it, after {there}")
-            yield file
+        yield
     except FileNotFoundError as error:
         raise IngestError("not_found", f"there is no file at {path}") from error
     except PermissionError as error:

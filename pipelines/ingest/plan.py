@@ -14,7 +14,7 @@ from fractions import Fraction
 import numpy as np
 
 from pipelines.ingest.config import IngestConfig, SplitRule
-from pipelines.ingest.types import IngestError, PlannedVideo, ProbedVideo, Segment, ShardPlan, VideoSource
+from pipelines.ingest.types import IngestError, PlannedVideo, ProbedImage, ProbedVideo, Segment, ShardPlan, VideoSource
 from vamba.data.sampling import select_frames
 
 # CPU cost on one core of 2020s x86: decoding H.264 at 1,850 frames/s of 640x360, skipping included; JPEG 1 ms of those.
@@ -76,7 +76,7 @@ def _choose(probe: ProbedVideo, shown: np.ndarray, size: tuple[int, int], config
         raise IngestError("unsupported", f"sampling.policy auto finds no frame for it: {error}") from error
 
 
-def stored_size(probe: ProbedVideo, long_edge: int, short_edge: int) -> tuple[int, int]:
+def stored_size(probe: ProbedVideo | ProbedImage, long_edge: int, short_edge: int) -> tuple[int, int]:
     """Width and height of the stored frames: upright, square pixels, within the edges, never enlarged."""
     width, height = Fraction(probe.width) * probe.pixel_aspect, Fraction(probe.height)
     if "t" in probe.orientation:

@@ -18,7 +18,7 @@ import numpy as np
 from av.stream import Disposition
 
 from pipelines.ingest.container import open_container
-from pipelines.ingest.opening import SourceFile, opened_for_probe
+from pipelines.ingest.opening import SourceFile, checked_source
 from pipelines.ingest.sniff import HEAD_BYTES, foreign_kind, mp4_damage
 from pipelines.ingest.types import IngestError, Location, ProbedVideo
 
@@ -45,7 +45,7 @@ def probe_video(source: Location | str) -> ProbedVideo:
             "no_video_stream", "truncated", "corrupt", "no_timestamps" or "unsupported".
     """
     location = Location(uri=source) if isinstance(source, str) else source
-    with opened_for_probe(location) as file:
+    with checked_source(location, hashing=True) as file:
         kind = foreign_kind(file.read(HEAD_BYTES))
         if kind is not None:
             raise IngestError("not_a_video", f"the file is {kind}, whatever its name says")

@@ -25,7 +25,7 @@ from typing import Any
 
 from pipelines.ingest.ranges import MAX_RUN_BYTES
 from pipelines.ingest.remote import Ranges, RemoteRanges
-from pipelines.ingest.types import DecodeRequest, IngestError, Location, ProbedVideo
+from pipelines.ingest.types import DecodeRequest, IngestError, Location, ProbedImage, ProbedVideo
 from pipelines.ingest.wire import LENGTH, answer_from, framed
 
 _POLL_S = 0.5
@@ -44,13 +44,23 @@ class DecoderProcess:
 
     def probe(self, location: Location, *, limit_s: float) -> ProbedVideo:
         """See `probe.probe_video`. Raises IngestError, also "decoder_timeout", "decoder_crash", "decoder_memory"."""
-        result: ProbedVideo = self._call("probe", location, location, limit_s)
+        result: ProbedVideo = self._call("probe", (location,), location, limit_s)
+        return result
+
+    def probe_image(self, location: Location, max_pixels: int, *, limit_s: float) -> ProbedImage:
+        """See `images.probe_image`. Raises IngestError as `probe` does."""
+        result: ProbedImage = self._call("probe_image", (location, max_pixels), location, limit_s)
         return result
 
     def decode(self, request: DecodeRequest, *, limit_s: float, sequentially: bool = False) -> list[bytes]:
         """See `decode.decode_segment` and `decode_sequentially`. Raises IngestError as `probe` does."""
         handler = "decode_sequentially" if sequentially else "decode"
-        result: list[bytes] = self._call(handler, request, request.location, limit_s)
+        result: list[bytes] = self._call(handler, (request,), request.location, limit_s)
+        return result
+
+    def decode_image(self, request: DecodeRequest, *, limit_s: float) -> list[bytes]:
+        """See `images.decode_image`. Raises IngestError as `probe` does."""
+        result: list[bytes] = self._call("decode_image", (request,), request.location, limit_s)
         return result
 
     def close(self) -> None:
@@ -64,11 +74,11 @@ class DecoderProcess:
                     with contextlib.suppress(OSError):
                         pipe.close()
 
-    def _call(self, handler: str, argument: Any, location: Location, limit_s: float) -> Any:
+    def _call(self, handler: str, arguments: tuple[Any, ...], location: Location, limit_s: float) -> Any:
         child = self._running_child()
         watch = _Watch(limit_s)
         try:
-            self._send(child, (handler, argument, limit_s))
+            self._send(child, (handler, arguments, limit_s))
             while True:
                 kind, *values = self._receive(child, watch)
                 if kind not in ("size", "read"):

@@ -2,7 +2,7 @@
 
 What both say to each other is in wire.py; while a request is served, the child may ask for bytes of the remote object
 that it is about. Everything else that libraries print goes to stderr, so that it cannot mix with the answers. Imports
-av, numpy and simplejpeg, nothing heavier.
+av, numpy and simplejpeg, and Pillow with the first image; nothing heavier.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import ctypes
 import os
 import pickle
+import pkgutil
 import resource
 import signal
 import sys
 from typing import Any, BinaryIO
 
-from pipelines.ingest import decode, opening, probe
+from pipelines.ingest import opening
 from pipelines.ingest.types import IngestError
 from pipelines.ingest.wire import LENGTH, framed
 
@@ -23,10 +24,12 @@ ALARM_MARGIN_S = 2.0  # the worker, if it lives, is faster
 _MAX_LOG_BYTES = 1 << 20  # the only file that a decoder may write is the one that its stderr goes to
 _PR_SET_PDEATHSIG = 1
 
-_HANDLERS: dict[str, Any] = {
-    "probe": probe.probe_video,
-    "decode": decode.decode_segment,
-    "decode_sequentially": decode.decode_sequentially,
+_HANDLERS = {
+    "probe": "pipelines.ingest.probe.probe_video",
+    "decode": "pipelines.ingest.decode.decode_segment",
+    "decode_sequentially": "pipelines.ingest.decode.decode_sequentially",
+    "probe_image": "pipelines.ingest.images.probe_image",
+    "decode_image": "pipelines.ingest.images.decode_image",
 }
 
 
@@ -36,10 +39,10 @@ def main() -> None:
     worker = _Worker()
     opening.use_ranges(worker)
     while (request := worker.receive()) is not None:
-        kind, argument, limit_s = request
+        handler, arguments, limit_s = request
         # With no handler set, the kernel ends this process, whatever native code is doing.
         signal.setitimer(signal.ITIMER_REAL, limit_s + ALARM_MARGIN_S)
-        answer = _answer(kind, argument)
+        answer = _answer(handler, arguments)
         signal.setitimer(signal.ITIMER_REAL, 0)
         worker.send(answer)
 
@@ -53,9 +56,9 @@ def _confine() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def _answer(kind: str, argument: Any) -> tuple[str, Any]:
+def _answer(handler: str, arguments: tuple[Any, ...]) -> tuple[str, Any]:
     try:
-        return "answer", _HANDLERS[kind](argument)
+        return "answer", pkgutil.resolve_name(_HANDLERS[handler])(*arguments)
     except IngestError as error:
         return "error", error
     except Exception as error:  # a file that surprises a library must not look like a crash of the process

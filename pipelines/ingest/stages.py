@@ -19,6 +19,7 @@ import pyarrow as pa
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.pack import pack_if_complete
 from pipelines.ingest.plan import plan_video
+from pipelines.ingest.plan_image import plan_image
 from pipelines.ingest.reproduce import FIRST_VIDEO_STREAM, ffmpeg_command
 from pipelines.ingest.rows import DECODED_SCHEMA, probed_table, segment_from_row, source_from_row
 from pipelines.ingest.sandbox import DecoderProcess
@@ -64,8 +65,11 @@ def probe_task(table: pa.Table, *, config: IngestConfig) -> pa.Table:
 def _probe(source: VideoSource, config: IngestConfig) -> PlannedVideo | Failure:
     limit_s = config.watchdog.base_s + max(source.size_bytes, 0) / _PROBE_BYTES_PER_S
     try:
-        probe = _worker_decoder(config).probe(source.location, limit_s=limit_s)
-        return plan_video(source, probe, config)
+        decoder = _worker_decoder(config)
+        if source.media == "image":
+            picture = decoder.probe_image(source.location, config.limits.max_pixels, limit_s=limit_s)
+            return plan_image(source, picture, config)
+        return plan_video(source, decoder.probe(source.location, limit_s=limit_s), config)
     except IngestError as error:
         failure = _failure("probe", source.id, source.uri, error)
         return replace(failure, command=ffmpeg_command(source.location, FIRST_VIDEO_STREAM))
@@ -102,10 +106,15 @@ def _decode(item: dict[str, Any], config: IngestConfig, staging: Staging) -> dic
         height=item["height"],
         orientation=item["orientation"],
         jpeg_quality=config.frames.jpeg_quality,
+        max_pixels=config.limits.max_pixels,
     )
     limit_s = config.watchdog.base_s + config.watchdog.per_cost * segment.cost_s
     try:
-        frames = _decode_with_retry(_worker_decoder(config), request, limit_s)
+        decoder = _worker_decoder(config)
+        if item["media"] == "image":
+            frames = decoder.decode_image(request, limit_s=limit_s)
+        else:
+            frames = _decode_with_retry(decoder, request, limit_s)
     except IngestError as error:
         failure = _failure("decode", segment.name.rpartition(".")[0], item["source_uri"], error)
         staging.write_segment_failure(item["shard"], segment.name, failure)

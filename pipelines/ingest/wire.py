@@ -1,6 +1,6 @@
 """What a worker and its decoder process say to each other: pickled values, each behind its length.
 
-    worker ──(handler, argument, limit_s)──────────────────────────> decoder
+    worker ──(handler, arguments, limit_s)─────────────────────────> decoder
     worker <──("size",) or ("read", offset, length)── decoder, as often as it needs bytes of a remote object
     worker ──(True, value) or (False, IngestError)─> decoder
     worker <──("answer", result) or ("error", IngestError)────────── decoder
@@ -20,6 +20,7 @@ LENGTH = struct.Struct("<Q")
 _ANSWER_TYPES = {
     ("pipelines.ingest.types", "IngestError"),
     ("pipelines.ingest.types", "ProbedVideo"),
+    ("pipelines.ingest.types", "ProbedImage"),
     ("fractions", "Fraction"),
     ("numpy", "dtype"),
     ("numpy", "ndarray"),

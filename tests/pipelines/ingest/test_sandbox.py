@@ -87,7 +87,7 @@ def test_a_hanging_process_without_its_worker_ends_by_itself(hanging_request: De
         stdout=subprocess.DEVNULL,
         cwd=Path(__file__).parents[3],
     )
-    child.communicate(framed(("decode", hanging_request, 0.01)), timeout=60)
+    child.communicate(framed(("decode", (hanging_request,), 0.01)), timeout=60)
     assert child.returncode == -signal.SIGALRM
 
 
