@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
-from pipelines.ingest.types import H264
+from pipelines.ingest.types import H264, MAX_PIXELS
 from vamba.data.manifest import FORMAT_VERSION, digest_of
 from vamba.data.sample import Store
 from vamba.data.sampling import FrameSampling
@@ -85,6 +85,17 @@ class Watchdog:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What is refused, as a failure, before it costs memory or time."""
+
+    max_pixels: int = MAX_PIXELS  # width x height of a decoded picture
+
+    def __post_init__(self) -> None:
+        if self.max_pixels < 1:
+            raise ValueError(f"limits.max_pixels is {self.max_pixels}; it must be at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IngestConfig:
     """Everything `run_ingest` needs to know."""
 
@@ -96,6 +107,7 @@ class IngestConfig:
     split: SplitRule = field(default_factory=SplitRule)
     target_shard_bytes: int = 128 * 1000**2  # planned size of a shard; the real one follows the content
     segment_cost_s: float = 1.5  # CPU seconds of decoding in one segment of a long video, and in one task
+    limits: Limits = field(default_factory=Limits)
     watchdog: Watchdog = field(default_factory=Watchdog)
     max_failure_fraction: float = 0.5  # share of the videos that may fail before the job counts as failed
     ray_address: str | None = None  # of a running Ray cluster; null starts Ray on this machine

@@ -22,7 +22,6 @@ from pipelines.ingest.lock import check_free, destination_lock
 from pipelines.ingest.plan import group_by_cost, plan_shards
 from pipelines.ingest.progress import IngestStatus, Progress, TextProgress
 from pipelines.ingest.publish import publish
-from pipelines.ingest.reproduce import FIRST_VIDEO_STREAM, ffmpeg_command
 from pipelines.ingest.rows import SOURCE_SCHEMA, TASK_SCHEMA, probed_from_table, source_row
 from pipelines.ingest.sources import SourceList, find_sources
 from pipelines.ingest.stages import bind, decode_task, probe_task, run_stage
@@ -140,7 +139,7 @@ def _probe(config: IngestConfig, sources: Sequence[VideoSource], progress: Progr
     results: list[PlannedVideo | Failure] = []
     started_s = time.monotonic()
     for table in run_stage(tasks, bind(probe_task, config=config)):
-        results += [_with_command(item) for item in probed_from_table(table)]
+        results += probed_from_table(table)
         progress.update(
             IngestStatus(
                 stage="probe",
@@ -152,12 +151,6 @@ def _probe(config: IngestConfig, sources: Sequence[VideoSource], progress: Progr
             )
         )
     return sorted(results, key=lambda item: item.id if isinstance(item, Failure) else item.source.id)
-
-
-def _with_command(item: PlannedVideo | Failure) -> PlannedVideo | Failure:
-    if isinstance(item, PlannedVideo):
-        return item
-    return replace(item, command=ffmpeg_command(item.source_uri, FIRST_VIDEO_STREAM))
 
 
 def _decode(
@@ -203,13 +196,14 @@ def _decode_tasks(
         if not todo:
             pack_only.append({"segments": [], "shards": [{"name": shard.name, "num_segments": shard.num_segments}]})
         for video, segment in todo:
-            common = {"uri": video.source.uri, "codec": video.codec, "stream_index": video.stream_index}
             size = {
                 "width": video.width,
                 "height": video.height,
                 "orientation": video.orientation,
                 "store": video.store,
             }
+            common = {"codec": video.codec, "stream_index": video.stream_index, "source_uri": video.source.uri}
+            common |= {"media": video.source.media, **asdict(video.source.location)}
             segments.append({"shard": shard.name, **common, **size, "segment": asdict(segment)})
             costs.append(segment.cost_s)
     counts = {shard.name: shard.num_segments for shard in shards}

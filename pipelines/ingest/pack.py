@@ -103,7 +103,7 @@ def pack_shard(staging: Staging, plan: ShardPlan) -> ShardCommit:
         if failure is None:
             videos.append(video)
         else:
-            command = ffmpeg_command(video.source.uri, video.stream_index)
+            command = ffmpeg_command(video.source.location, video.stream_index)
             failures.append(replace(failure, command=command))
     if not videos:
         return ShardCommit(shard=None, samples=(), failures=tuple(failures))
