@@ -63,25 +63,22 @@ def ingest(
       vamba ingest more/ --out data/videos --append
     """
     from pipelines.ingest.config import IngestConfig
+    from pipelines.ingest.extension import Request
 
     if ffmpeg is not None:
         os.environ["VAMBA_FFMPEG"] = str(ffmpeg)
-    arguments: dict[str, Any] = {
-        "sources": tuple(sources),
-        "out": out,
-        "conversations": conversations,
-        "ray_address": address,
-    }
-    if store is not None:
-        arguments["frames"] = {"store": store}
+    arguments: dict[str, Any] = {"sources": tuple(sources), "out": out, "conversations": conversations}
+    arguments |= {"ray_address": address} | ({"frames": {"store": store}} if store is not None else {})
     resolved = resolve_config(IngestConfig, recipe="ingest", file=config, assignments=set_, arguments=arguments)
-    from pipelines.ingest.extension import Request
-
     request = Request(append=append, retry_failures=retry_failures)
     if dry_run:
         print_config(resolved)
         _print_plan(resolved, request)
-        return
+    else:
+        _run(resolved, request, json=json)
+
+
+def _run(resolved: IngestConfig, request: Request, *, json: bool) -> None:
     from pipelines.ingest.job import run_ingest
     from pipelines.ingest.progress import Silent, TextProgress
 

@@ -99,9 +99,10 @@ def cut_segments(
     stored_pixels: int,
     segment_cost_s: float,
     reading: Reading,
-    storing: Storing = Storing.of("jpeg", 1),  # noqa: B008 - frozen
+    storing: Storing | None = None,
 ) -> tuple[Segment, ...]:
     """Cuts a video at keyframes, or between groups, into segments of near-equal cost, each with at least one target."""
+    storing = storing or Storing.of("jpeg", 1)
     keys = np.flatnonzero(probe.is_key)
     keys = keys[np.argsort(probe.pts[keys], kind="stable")]
     parts = _parts(probe, keys, target_pts, stored_pixels, reading, storing)

@@ -16,7 +16,7 @@ from pipelines.ingest.job import _decode_tasks
 from pipelines.ingest.plan import plan_shards
 from pipelines.ingest.rows import SOURCE_SCHEMA, probed_from_table, source_row
 from pipelines.ingest.stages import decode_task, probe_task
-from pipelines.ingest.staging import Staging
+from pipelines.ingest.staging import BatchPlan, Staging
 from pipelines.ingest.types import PlannedVideo, ShardCommit, VideoSource
 from pipelines.manifest_io import build_manifest, write_failures, write_manifest
 from pipelines.storage import open_storage
@@ -52,7 +52,7 @@ def ingested(sources: list[VideoSource], out: Path) -> tuple[list[ShardCommit], 
     planned = [item for item in results if isinstance(item, PlannedVideo)]
     staging = Staging(str(out), "sha256:" + "0" * 64)
     shards = plan_shards(planned, config.target_shard_bytes)
-    staging.write_plan(planned, shards)
+    staging.write_plan(0, BatchPlan(last_id="~", results=tuple(results)), shards)
     for task in _decode_tasks(config, shards, set(), set()):
         decode_task(task, config=config, staging_key=staging.key)
     commits = [staging.read_commit(shard.name) for shard in shards]
