@@ -25,6 +25,7 @@ from vamba.data.manifest import FORMAT_VERSION, Failure, InputRow, Manifest, Sam
 MANIFEST_NAME = "manifest.parquet"
 FAILURES_NAME = "failures.parquet"
 SHARDS_PREFIX = "shards"
+ANY_MANIFEST = "*"
 
 _METADATA_KEY = b"vamba"
 _KEPT = re.compile(r"manifest-v(\d{5,})\.parquet")
@@ -112,8 +113,16 @@ def _parse_manifest(data: bytes, path: str) -> Manifest:
     return manifest
 
 
-def write_manifest(data_uri: DataUri, manifest: Manifest) -> None:
-    """Writes the manifest atomically. Call it last: from then on the dataset exists."""
+def write_manifest(data_uri: DataUri, manifest: Manifest, *, over: str | None = ANY_MANIFEST) -> None:
+    """Writes the manifest atomically. Call it last: from then on the dataset exists.
+
+    Args:
+        over: state of the manifest that it takes the place of, as `keep_manifest` returned it; None: there is none yet.
+            The store compares and writes in one step.
+
+    Raises:
+        ValueError: another manifest is there.
+    """
     header: dict[str, Any] = {
         "format_version": manifest.format_version,
         "version": manifest.version,
@@ -123,23 +132,34 @@ def write_manifest(data_uri: DataUri, manifest: Manifest) -> None:
         "shards": [asdict(shard) for shard in manifest.shards],
     }
     schema = SAMPLE_SCHEMA.with_metadata({_METADATA_KEY: json.dumps(header, separators=(",", ":")).encode()})
-    _write_table(open_storage(data_uri), MANIFEST_NAME, [asdict(row) for row in manifest.samples], schema)
+    storage, data = open_storage(data_uri), _table_bytes([asdict(row) for row in manifest.samples], schema)
+    if over == ANY_MANIFEST:
+        storage.write_atomic(MANIFEST_NAME, data)
+        return
+    written = storage.create(MANIFEST_NAME, data) if over is None else storage.replace(MANIFEST_NAME, data, over)
+    if not written:
+        raise _published_meanwhile(storage)
 
 
-def keep_manifest(data_uri: DataUri, manifest: Manifest) -> None:
-    """Keeps the published manifest under its version, before the next version takes its place.
+def keep_manifest(data_uri: DataUri, manifest: Manifest) -> str:
+    """Keeps the published manifest under its version, before the next version takes its place; returns its state.
 
     Raises:
         ValueError: what is published is not `manifest`.
     """
     storage = open_storage(data_uri)
-    data = storage.read_bytes(MANIFEST_NAME)
+    data, state = storage.read_version(MANIFEST_NAME)
     if _parse_manifest(data, f"{storage.uri}/{MANIFEST_NAME}").digest != manifest.digest:
-        raise ValueError(
-            f"{storage.uri} has another manifest than when this run began: somebody else has published a version. "
-            "Run the same command again, to extend that one"
-        )
+        raise _published_meanwhile(storage)
     storage.write_atomic(_kept_name(manifest.version), data)
+    return state
+
+
+def _published_meanwhile(storage: Storage) -> ValueError:
+    return ValueError(
+        f"{storage.uri} has another manifest than when this run began: somebody else has published a version. "
+        "Run the same command again, to extend that one"
+    )
 
 
 def write_inputs(data_uri: DataUri, version: int, inputs: Iterable[InputRow]) -> None:
@@ -207,6 +227,10 @@ def _read_table(data: bytes) -> pa.Table:
 
 
 def _write_table(storage: Storage, name: str, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:
+    storage.write_atomic(name, _table_bytes(rows, schema))
+
+
+def _table_bytes(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), buffer, compression="zstd")
-    storage.write_atomic(name, buffer.getvalue())
+    return buffer.getvalue()

@@ -78,9 +78,9 @@ def run_ingest(config: IngestConfig, progress: Progress | None = None, request: 
     storage = open_storage(config.out)
     check_free(storage)
     work = find_work(config, sources.videos, request)
-    if work.is_done and not storage.list(WORK_PREFIX):
+    if work.is_done and next(storage.walk(WORK_PREFIX), None) is None:
         return _finished_before(config, work, progress, started_s)
-    with destination_lock(storage):
+    with destination_lock(storage) as lease:
         work = find_work(config, sources.videos, request)  # another ingest may have published until now
         if work.is_done:
             _clean_up(config, sources, request)
@@ -90,7 +90,7 @@ def run_ingest(config: IngestConfig, progress: Progress | None = None, request: 
         staging = Staging(config.out, work.key(config))
         staging.remove_others()
         commits, num_reused = _process(config, work, staging, progress)
-        manifest, failures = publish(config, work, staging, commits)
+        manifest, failures = publish(config, work, staging, commits, lease)
     num_failed = sum(len(commit.failures) for commit in commits)
     return _summarise(
         config,

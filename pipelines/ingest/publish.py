@@ -2,7 +2,8 @@
 
 Order: shards are there already → those of abandoned plans are removed → the manifest that is replaced is kept under
 its version → inputs → failures → manifest. Until the last of these steps a reader sees the version before, whole; it is
-one rename or put. Interrupted anywhere, the whole is done again with the same bytes.
+one rename or put, refused if the version before is another one by then. Interrupted anywhere, the whole is done again
+with the same bytes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.extension import Work, inputs_digest
+from pipelines.ingest.lock import Lease
 from pipelines.ingest.staging import Staging
 from pipelines.ingest.types import ShardCommit
 from pipelines.manifest_io import (
@@ -26,7 +28,7 @@ from vamba.data.manifest import Failure, Manifest
 
 
 def publish(
-    config: IngestConfig, work: Work, staging: Staging, commits: Sequence[ShardCommit]
+    config: IngestConfig, work: Work, staging: Staging, commits: Sequence[ShardCommit], lease: Lease
 ) -> tuple[Manifest, tuple[Failure, ...]]:
     """Publishes the commits; returns the manifest and all failures of the dataset.
 
@@ -34,6 +36,7 @@ def publish(
 
     Raises:
         ValueError: somebody else has published a version in the meantime.
+        LeaseLost: somebody else has taken the destination over.
     """
     base = work.base
     manifest = build_manifest(
@@ -44,16 +47,17 @@ def publish(
         version=base.version + 1 if base else 1,
     )
     failures = _failures(config.out, work, commits)
+    lease.confirm()
     _remove_unlisted(staging, manifest)
     if base is not None and (base.samples, base.inputs_digest) == (manifest.samples, manifest.inputs_digest):
         write_failures(config.out, failures)
         staging.remove_all()
         return base, failures
-    if base is not None:
-        keep_manifest(config.out, base)
+    replaced = keep_manifest(config.out, base) if base is not None else None
     write_inputs(config.out, manifest.version, work.inputs)
     write_failures(config.out, failures)
-    write_manifest(config.out, manifest)
+    lease.confirm()
+    write_manifest(config.out, manifest, over=replaced)
     staging.remove_all()
     return manifest, failures
 

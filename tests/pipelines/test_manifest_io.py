@@ -114,3 +114,16 @@ def test_failures_are_sorted_rows(tmp_path: Path) -> None:
     assert [row.id for row in read_failures(tmp_path)] == ["a", "b"]
     write_failures(tmp_path, [])
     assert read_failures(tmp_path) == ()
+
+
+def test_a_manifest_takes_the_place_of_the_one_it_was_made_for_only(tmp_path: Path) -> None:
+    first = make_manifest()
+    write_manifest(tmp_path, first, over=None)
+    with pytest.raises(ValueError, match="somebody else has published"):
+        write_manifest(tmp_path, first, over=None)
+    state = keep_manifest(tmp_path, first)
+    second = replace(first, version=2)
+    write_manifest(tmp_path, second, over=state)
+    with pytest.raises(ValueError, match="somebody else has published"):
+        write_manifest(tmp_path, replace(first, version=3), over=state)
+    assert read_manifest(tmp_path) == second
