@@ -79,7 +79,8 @@ class Storage(Protocol):
         """Removes a folder and all below it; it is no error if there is none."""
 
     def remove_leftovers(self) -> None:
-        """Removes what killed writers left and nobody sees. Not while others may be writing, but conditionally."""
+        """Removes what killed writers left, in the root and in the folders in it, and nobody sees. Conditional writers
+        do not mind, others may fail."""
 
     def scratch_dir(self, prefix: str) -> Path:
         """A local folder for files that `put_file` will take: a folder of a local root, so that it is a rename."""
@@ -189,9 +190,10 @@ class LocalStorage:
 
     def remove_leftovers(self) -> None:
         with _alone_in(self._root):
-            for path in self._root.glob(f".*{_TEMPORARY_SUFFIX}"):
-                if _TEMPORARY.fullmatch(path.name):
-                    path.unlink(missing_ok=True)
+            for pattern in (f".*{_TEMPORARY_SUFFIX}", f"*/.*{_TEMPORARY_SUFFIX}"):
+                for path in self._root.glob(pattern):
+                    if _TEMPORARY.fullmatch(path.name):
+                        path.unlink(missing_ok=True)
 
     def scratch_dir(self, prefix: str) -> Path:
         folder = self._at(prefix)

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.extension import Request, Work, find_work
-from pipelines.ingest.lock import check_free, destination_lock
+from pipelines.ingest.lock import LOCK_NAME, check_free, destination_lock
 from pipelines.ingest.plan import group_by_cost, plan_shards
 from pipelines.ingest.progress import IngestStatus, Progress, TextProgress
 from pipelines.ingest.publish import publish
@@ -30,7 +30,7 @@ from pipelines.ingest.staging import WORK_PREFIX, Staging
 from pipelines.ingest.types import PlannedVideo, ShardCommit, ShardPlan, VideoSource, shard_name, shard_number
 from pipelines.manifest_io import read_failures
 from pipelines.ray_session import ray_session
-from pipelines.storage import open_storage
+from pipelines.storage import Storage, open_storage
 from vamba.data.manifest import Failure, Manifest
 
 _PROBE_BYTES_PER_S = 400e6  # hashing and demuxing, for grouping only
@@ -78,7 +78,7 @@ def run_ingest(config: IngestConfig, progress: Progress | None = None, request: 
     storage = open_storage(config.out)
     check_free(storage)
     work = find_work(config, sources.videos, request)
-    if work.is_done and next(storage.walk(WORK_PREFIX), None) is None:
+    if work.is_done and not _has_leftovers(storage):
         return _finished_before(config, work, progress, started_s)
     with destination_lock(storage) as lease:
         work = find_work(config, sources.videos, request)  # another ingest may have published until now
@@ -87,7 +87,7 @@ def run_ingest(config: IngestConfig, progress: Progress | None = None, request: 
             return _finished_before(config, work, progress, started_s)
         for note in work.notes:
             progress.note(note)
-        staging = Staging(config.out, work.key(config))
+        staging = Staging(config.out, work.key(config), lease.holder)
         staging.remove_others()
         commits, num_reused = _process(config, work, staging, progress)
         manifest, failures = publish(config, work, staging, commits, lease)
@@ -176,12 +176,13 @@ def _decode(
     if done:
         progress.note(f"continuing: {len(done)} of {tracker.num_segments} segments were decoded by an earlier run")
     if tasks:
-        work = bind(decode_task, config=config, staging_key=staging.key)
+        work = bind(decode_task, config=config, staging_key=staging.key, holder=staging.holder)
         for table in run_stage(tasks, work):
             for row in table.to_pylist():
                 if row["segment"] is not None:
                     tracker.finish(row["segment"], failed=row["error_class"] is not None)
             progress.update(tracker.status(num_failed, len(planned)))
+    staging.check_holder()  # whoever took the destination over has removed what we staged
     missing = {shard.name for shard in shards} - staging.committed_shards()
     if missing:
         raise RuntimeError(
@@ -261,6 +262,10 @@ def _finished_before(config: IngestConfig, work: Work, progress: Progress, start
     return _summarise(
         config, work, work.base, failures, started_s, num_reused=0, budget_passed=budget_passed, was_complete=True
     )
+
+
+def _has_leftovers(storage: Storage) -> bool:
+    return storage.exists(LOCK_NAME) or next(storage.walk(WORK_PREFIX), None) is not None
 
 
 def _clean_up(config: IngestConfig, sources: SourceList, request: Request) -> None:

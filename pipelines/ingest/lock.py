@@ -3,8 +3,8 @@
 `ingest.lock` says who writes: host, process, when it began and when it was last heard of. It is created, renewed,
 taken over and removed by conditional writes, so of several ingests one holds it, on S3 as on a disk. The holder renews
 it every 20 s. A lock whose process is gone (same machine), or that has been silent for two minutes and stays so while
-we watch (another machine), is taken over. Its former holder, should it only have slept, finds out when it renews it,
-and has to before it publishes: `Lease.confirm`.
+we watch (another machine), is taken over. Its former holder, should it only have slept, finds out before its next
+write: the driver by renewing (`Lease.confirm`), its workers by reading (`check_holder`).
 """
 
 from __future__ import annotations
@@ -47,13 +47,10 @@ class Lease:
         self._one_at_a_time = threading.Lock()
         self._lost = False
 
-    def check(self) -> None:
-        """Raises LeaseLost if the last renewal found the lock in other hands."""
-        if self._lost:
-            raise LeaseLost(
-                f"this ingest was not heard of for {_SILENCE_S:.0f} s, and another one has taken {self._storage.uri} "
-                "over; nothing was published. Run the same command again when that one has ended"
-            )
+    @property
+    def holder(self) -> str:
+        """What `check_holder` knows this ingest by, in whatever process it works."""
+        return str(self._me["token"])
 
     def confirm(self) -> None:
         """Renews the lock now. Call it before a step that only its holder may take.
@@ -65,7 +62,8 @@ class Lease:
             version = None if self._lost else self._storage.replace(LOCK_NAME, _encode(self._me), self._version)
             self._lost = version is None
             self._version = version or self._version
-        self.check()
+        if self._lost:
+            raise _lost(self._storage)
 
     def release(self) -> None:
         """Removes the lock, unless it is another's by now."""
@@ -82,6 +80,17 @@ def check_free(storage: Storage) -> None:
     holder, _ = _read(storage)
     if holder is not None and _is_alive(holder):
         raise _busy(storage, holder)
+
+
+def check_holder(storage: Storage, holder: str) -> None:
+    """Call it before a worker writes what another ingest may have by the same name.
+
+    Raises:
+        LeaseLost: the destination is not `holder`'s any more: its driver is gone, or has slept too long.
+    """
+    found, _ = _read(storage)
+    if found is None or found["token"] != holder:
+        raise _lost(storage)
 
 
 @contextmanager
@@ -115,18 +124,17 @@ def destination_lock(storage: Storage) -> Iterator[Lease]:
 def _acquire(storage: Storage, me: dict[str, Any]) -> str:
     """Creates the lock or takes a dead one over; returns its version."""
     while True:
-        data = _encode(me)
-        if storage.create(LOCK_NAME, data):
+        if storage.create(LOCK_NAME, _encode(me)):
             if storage.create(LOCK_NAME, _encode({**me, "token": ""})):
                 storage.delete(LOCK_NAME)
                 raise ValueError(
                     f"the store of {storage.uri} writes an object although one is there and If-None-Match forbids it, "
                     "so nothing keeps two ingests apart; use a store, or a version of it, with conditional writes"
                 )
-            found, version = storage.read_version(LOCK_NAME)
-            if found == data:
+            found, version = _read(storage)
+            if found is not None and found["token"] == me["token"]:
                 return version
-            continue
+            continue  # we slept, and it was taken over
         holder, version = _read(storage)
         if holder is not None and (_is_alive(holder) or not _stays_silent(storage, holder, version)):
             raise _busy(storage, holder)
@@ -162,6 +170,13 @@ def _busy(storage: Storage, holder: dict[str, Any]) -> DestinationBusy:
     return DestinationBusy(
         f"another ingest is writing to {storage.uri}: process {holder['pid']} on {holder['host']}, started "
         f"{holder['started']}. Wait for it or end it; then the same command continues from where it is{elsewhere}"
+    )
+
+
+def _lost(storage: Storage) -> LeaseLost:
+    return LeaseLost(
+        f"this ingest was not heard of for {_SILENCE_S:.0f} s, and another one has taken {storage.uri} over; nothing "
+        "was published. Run the same command again when that one has ended"
     )
 
 

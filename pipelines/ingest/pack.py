@@ -97,6 +97,7 @@ def pack_shard(staging: Staging, plan: ShardPlan) -> ShardCommit:
             rows = tuple(_add_video(writer, staging, plan.name, video) for video in videos)
             sha256 = writer.finish()
         os.chmod(scratch, 0o644)
+        staging.check_holder()
         staging.storage.put_file(f"{SHARDS_PREFIX}/{plan.name}", Path(scratch))
     finally:
         Path(scratch).unlink(missing_ok=True)

@@ -47,14 +47,16 @@ def publish(
         version=base.version + 1 if base else 1,
     )
     failures = _failures(config.out, work, commits)
-    lease.confirm()
-    _remove_unlisted(staging, manifest)
+    _remove_unlisted(staging, manifest, lease)
     if base is not None and (base.samples, base.inputs_digest) == (manifest.samples, manifest.inputs_digest):
+        lease.confirm()
         write_failures(config.out, failures)
         staging.remove_all()
         return base, failures
     replaced = keep_manifest(config.out, base) if base is not None else None
+    lease.confirm()
     write_inputs(config.out, manifest.version, work.inputs)
+    lease.confirm()
     write_failures(config.out, failures)
     lease.confirm()
     write_manifest(config.out, manifest, over=replaced)
@@ -73,9 +75,10 @@ def _failures(out: str, work: Work, commits: Sequence[ShardCommit]) -> tuple[Fai
     return tuple([*kept, *(failure for commit in commits for failure in commit.failures)])
 
 
-def _remove_unlisted(staging: Staging, manifest: Manifest) -> None:
+def _remove_unlisted(staging: Staging, manifest: Manifest, lease: Lease) -> None:
     """Removes shards of an earlier plan, from before a source changed."""
     listed = {shard.name for shard in manifest.shards}
     for entry in staging.storage.list(SHARDS_PREFIX):
         if entry.path.rpartition("/")[2] not in listed:
+            lease.confirm()
             staging.storage.delete(entry.path)

@@ -21,6 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pipelines.ingest.lock import check_holder
 from pipelines.ingest.rows import from_parquet, probed_from_table, probed_table, to_parquet
 from pipelines.ingest.types import PlannedVideo, ShardCommit, ShardPlan
 from pipelines.storage import Storage, open_storage
@@ -33,9 +34,9 @@ _HEADER = struct.Struct("<Q")
 class Staging:
     """Reads and writes the work area of one ingest."""
 
-    def __init__(self, out: str, key: str) -> None:
+    def __init__(self, out: str, key: str, holder: str = "") -> None:
         self.storage: Storage = open_storage(out)
-        self.key = key
+        self.key, self.holder = key, holder
         self._prefix = f"{WORK_PREFIX}/{key.removeprefix('sha256:')[:16]}"
 
     def read_plan(self) -> list[PlannedVideo | Failure] | None:
@@ -47,8 +48,10 @@ class Staging:
     def write_plan(self, planned: Sequence[PlannedVideo | Failure], shards: Iterable[ShardPlan]) -> None:
         """Stores the plan: the shards first, since a stored plan promises them."""
         for shard in shards:
+            self.check_holder()
             table = probed_table(shard.videos)
             self.storage.write_atomic(f"{self._prefix}/shards/{shard.name}.parquet", to_parquet(table))
+        self.check_holder()
         self.storage.write_atomic(f"{self._prefix}/plan.parquet", to_parquet(probed_table(planned)))
 
     def read_shard(self, name: str) -> ShardPlan:
@@ -66,7 +69,12 @@ class Staging:
         header = json.dumps({"failure": asdict(failure)}).encode()
         self._write_segment(shard, segment, _HEADER.pack(len(header)) + header)
 
+    def check_holder(self) -> None:
+        """Raises LeaseLost if the destination is another ingest's by now."""
+        check_holder(self.storage, self.holder)
+
     def _write_segment(self, shard: str, segment: str, data: bytes) -> None:
+        self.check_holder()
         self.storage.write_atomic(self._segment_path(shard, segment), data)
 
     def read_segment_failure(self, shard: str, segment: str) -> Failure | None:
@@ -100,11 +108,13 @@ class Staging:
 
     def drop_segments(self, shard: str) -> None:
         """Removes the segments of a shard that is committed."""
+        self.check_holder()
         self.storage.delete_tree(f"{self._prefix}/segments/{shard}")
 
     def write_commit(self, name: str, commit: ShardCommit) -> None:
         """Records that a shard is packed and published."""
         document = json.dumps(asdict(commit), separators=(",", ":")).encode()
+        self.check_holder()
         self.storage.write_atomic(f"{self._prefix}/commits/{name}.json", document)
 
     def is_committed(self, name: str) -> bool:
@@ -136,6 +146,7 @@ class Staging:
     def remove_others(self) -> None:
         """Removes the work areas of other plans: their commits tell of shards that this one may replace."""
         for area in self._areas() - {self._prefix}:
+            self.check_holder()
             self.storage.delete_tree(area)
 
     def _areas(self) -> set[str]:

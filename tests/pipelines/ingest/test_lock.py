@@ -96,6 +96,7 @@ def test_second_ingest_is_refused_with_the_name_of_the_first(out: str, holder: H
     with destination_lock(open_storage(out)) as lease:  # killed, it left its lock behind
         assert json.loads(open_storage(out).read_bytes(LOCK_NAME))["pid"] == os.getpid()
         lease.confirm()
+        lock.check_holder(open_storage(out), lease.holder)
     assert not open_storage(out).exists(LOCK_NAME)
 
 
@@ -142,11 +143,14 @@ def test_a_sleeper_that_lost_its_lock_finds_out(out: str, holder: Holder, monkey
         assert holder.process.wait(60) == 0
         lease.confirm()  # and its end left ours in place
         storage = open_storage(out)
-        storage.write_atomic(LOCK_NAME, b"{}")
+        storage.write_atomic(LOCK_NAME, json.dumps({**ELSEWHERE, "heard_s": 0}).encode())
         with pytest.raises(LeaseLost, match="nothing was published"):
             lease.confirm()
+        for _ in range(2):  # once lost, it stays lost
+            with pytest.raises(LeaseLost):
+                lease.confirm()
         with pytest.raises(LeaseLost):
-            lease.check()
+            lock.check_holder(storage, lease.holder)
     assert storage.exists(LOCK_NAME)
 
 
