@@ -1,9 +1,10 @@
 """The manifest and the failures of a dataset, as Parquet files.
 
 `manifest.parquet` has one row per sample, ordered by shard and offset; the shard table, versions and digests travel in
-the file's metadata under the key `vamba`. `failures.parquet` has one row per failure, `inputs-v00001.parquet` one per
-input of that version. All are written whole and atomically, and the manifest last of all: a dataset without it is not
-there yet. The newest version is `manifest.parquet`; earlier ones are kept as `manifest-v00001.parquet`, ….
+the file's metadata under the key `vamba`. `failures.parquet` has one row per failure, and so has
+`failures-v00001.parquet` for each version; `inputs-v00001.parquet` has one per input of that version. All are written
+whole and atomically, and the manifest last of all: a dataset without it is not there yet. The newest version is
+`manifest.parquet`; earlier ones are kept as `manifest-v00001.parquet`, ….
 """
 
 from __future__ import annotations
@@ -177,20 +178,26 @@ def read_inputs(data_uri: DataUri, version: int) -> tuple[InputRow, ...] | None:
     return tuple(InputRow(**row) for row in _read_table(data).to_pylist())
 
 
-def read_failures(data_uri: DataUri) -> tuple[Failure, ...]:
-    """The failures of a finished dataset, ordered by id; none if there was none.
+def read_failures(data_uri: DataUri, version: int | None = None) -> tuple[Failure, ...]:
+    """The failures of a finished dataset, of the newest version or of a given one, ordered by id.
+
+    A dataset from before they were kept by version has those of the newest only.
 
     Raises:
         FileNotFoundError: there is no failures file.
     """
-    data = open_storage(data_uri).read_bytes(FAILURES_NAME)
+    storage = open_storage(data_uri)
+    kept = version is not None and storage.exists(_failures_name(version))
+    data = storage.read_bytes(_failures_name(version) if version is not None and kept else FAILURES_NAME)
     return tuple(Failure(**row) for row in _read_table(data).to_pylist())
 
 
-def write_failures(data_uri: DataUri, failures: Iterable[Failure]) -> None:
-    """Writes the failures atomically, ordered by id and stage, so that equal failures give equal bytes."""
+def write_failures(data_uri: DataUri, failures: Iterable[Failure], version: int = 1) -> None:
+    """Writes the failures of a version, under its name and as the newest's; equal failures give equal bytes."""
     rows = [asdict(row) for row in sorted(failures, key=lambda row: (row.id, row.stage, row.message))]
-    _write_table(open_storage(data_uri), FAILURES_NAME, rows, FAILURE_SCHEMA)
+    data, storage = _table_bytes(rows, FAILURE_SCHEMA), open_storage(data_uri)
+    for name in (_failures_name(version), FAILURES_NAME):
+        storage.write_atomic(name, data)
 
 
 def build_manifest(
@@ -213,6 +220,10 @@ def build_manifest(
 
 def _kept_name(version: int) -> str:
     return f"manifest-v{version:05d}.parquet"
+
+
+def _failures_name(version: int) -> str:
+    return f"failures-v{version:05d}.parquet"
 
 
 def _inputs_name(version: int) -> str:

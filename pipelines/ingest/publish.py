@@ -50,14 +50,14 @@ def publish(
     _remove_unlisted(staging, manifest, lease)
     if base is not None and (base.samples, base.inputs_digest) == (manifest.samples, manifest.inputs_digest):
         lease.confirm()
-        write_failures(config.out, failures)
+        write_failures(config.out, failures, base.version)
         staging.remove_all()
         return base, failures
     replaced = keep_manifest(config.out, base) if base is not None else None
     lease.confirm()
     write_inputs(config.out, manifest.version, work.inputs)
     lease.confirm()
-    write_failures(config.out, failures)
+    write_failures(config.out, failures, manifest.version)
     lease.confirm()
     write_manifest(config.out, manifest, over=replaced)
     staging.remove_all()
@@ -65,12 +65,9 @@ def publish(
 
 
 def _failures(out: str, work: Work, commits: Sequence[ShardCommit]) -> tuple[Failure, ...]:
-    """The failures of this run beside those of the dataset that it did not try again.
-
-    The file may hold rows of this very run already, if that was interrupted while it published.
-    """
+    """The failures of this run beside those of the dataset that it did not try again."""
     tried = {source.id for source in work.sources}
-    before = read_failures(out) if work.base is not None else ()
+    before = read_failures(out, work.base.version) if work.base is not None else ()
     kept = [failure for failure in before if failure.id not in tried]
     return tuple([*kept, *(failure for commit in commits for failure in commit.failures)])
 

@@ -127,3 +127,10 @@ def test_a_manifest_takes_the_place_of_the_one_it_was_made_for_only(tmp_path: Pa
     with pytest.raises(ValueError, match="somebody else has published"):
         write_manifest(tmp_path, replace(first, version=3), over=state)
     assert read_manifest(tmp_path) == second
+
+
+def test_failures_of_earlier_versions_stay_readable(tmp_path: Path) -> None:
+    rows = [Failure(stage="probe", id=name, source_uri=name, error_class="empty", message="") for name in ("a", "b")]
+    write_failures(tmp_path, rows)
+    write_failures(tmp_path, rows[:1], version=2)
+    assert [len(read_failures(tmp_path, version)) for version in (None, 1, 2, 3)] == [1, 2, 1, 1]
