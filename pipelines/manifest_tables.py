@@ -44,6 +44,7 @@ class StoredVersion:
     header: Manifest  # without samples
     digest: str
     num_samples: int
+    schema: pa.Schema  # of its rows
 
     @property
     def version(self) -> int:
@@ -83,13 +84,14 @@ def open_version(data_uri: DataUri) -> StoredVersion | None:
     path = f"{storage.uri}/{MANIFEST_NAME}"
     try:
         with pq.ParquetFile(io.BytesIO(data)) as file:
-            header, num_samples = parse_header(file.schema_arrow, path), file.metadata.num_rows
+            schema, num_samples = file.schema_arrow, file.metadata.num_rows
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is not a manifest of this project: {error}") from error
+    header = parse_header(schema, path)
     digest = header.pop("digest")
     shards = tuple(ShardRow(**shard) for shard in header.pop("shards"))
     manifest = Manifest(**header, shards=shards, samples=())
-    return StoredVersion(data_uri=str(data_uri), header=manifest, digest=digest, num_samples=num_samples)
+    return StoredVersion(data_uri=str(data_uri), header=manifest, digest=digest, num_samples=num_samples, schema=schema)
 
 
 def check_samples(header: Manifest, samples: pa.Table) -> str:
@@ -180,8 +182,9 @@ def table_of(schema: pa.Schema, rows: Iterable[Any]) -> pa.Table:
 
 
 def concat(schema: pa.Schema, tables: Iterable[pa.Table]) -> pa.Table:
-    """Tables of one schema behind each other; an empty one if there are none."""
-    return pa.concat_tables([table_of(schema, []), *tables])
+    """Tables behind each other under one schema; columns that an earlier program did not write are null."""
+    tables = [table.replace_schema_metadata(None) for table in tables]
+    return pa.concat_tables([table_of(schema, []), *tables], promote_options="default").cast(schema)
 
 
 class _Hasher:
@@ -189,6 +192,7 @@ class _Hasher:
 
     def __init__(self, header: Manifest) -> None:
         document = {**asdict(header), "samples": []}
+        document["shards"] = [_known(shard) for shard in document["shards"]]
         text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         head, mark, self._tail = text.partition('"samples":[')
         self._state = hashlib.sha256((head + mark).encode())
@@ -196,13 +200,18 @@ class _Hasher:
 
     def add(self, batch: pa.RecordBatch) -> None:
         for row in batch.to_pylist():
-            self._state.update(_json(row, first=self._is_first))
+            self._state.update(_json(_known(row), first=self._is_first))
             self._is_first = False
 
     def digest(self) -> str:
         state = self._state.copy()
         state.update(self._tail.encode())
         return "sha256:" + state.hexdigest()
+
+
+def _known(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without what a dataset of an earlier program does not have: its digest stays what it was."""
+    return {name: value for name, value in row.items() if value is not None}
 
 
 def _json(value: Any, *, first: bool) -> bytes:

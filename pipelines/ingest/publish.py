@@ -92,7 +92,7 @@ def publish(config: IngestConfig, work: Work, staging: Staging, num_batches: int
         staging.remove_all()
         return current(base, failures, merged.failures.num_rows)
     # Shards of a new version come behind those of the base, and their rows are in order.
-    before = [pa.Table.from_batches(base.batches(), SAMPLE_SCHEMA)] if base is not None else []
+    before = [pa.Table.from_batches(base.batches(), base.schema)] if base is not None else []
     samples = concat(SAMPLE_SCHEMA, [*before, merged.samples])
     digest = check_samples(header, samples)
     if base is not None:
