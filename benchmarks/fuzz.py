@@ -2,7 +2,7 @@
 
     python -m benchmarks.fuzz --files 2000 --seed 0 [--out results.json]
 
-Whole and damaged videos (damage.py) go through `vamba ingest` in one dataset; the whole ones alone through another. Then:
+Whole and damaged videos (damage.py) are ingested into one dataset by `vamba ingest`, the whole ones alone into another:
 the command ended in time with 0 or 3; every source is a sample or a failure, not both; the samples of the whole videos
 are byte-identical in both datasets; `vamba data verify --decode` finds nothing, so every sample decodes. Prints a JSON
 document and ends with 1 if one of these does not hold.
@@ -65,7 +65,7 @@ def run(work: Path, num_files: int, seed: int, num_cpus: int) -> dict[str, Any]:
 
 
 def ingest(out: Path, sources: list[Path], num_cpus: int, limit_s: float) -> dict[str, Any]:
-    """Runs the command as a user does; one that hangs is ended. CPU is that of the processes that a look now and then saw."""
+    """Runs the command as a user does; one that hangs is ended. CPU is that of the processes that a look saw."""
     command = [sys.executable, "-m", "jobs", "ingest", *map(str, sources), "--out", str(out)]
     for setting in (*SETTINGS, f"num_cpus={num_cpus}"):
         command += ["--set", setting]

@@ -68,7 +68,7 @@ class Watchdog:
 class IngestConfig:
     """Everything `run_ingest` needs to know."""
 
-    sources: tuple[str, ...]  # files, folders, globs, listings (.jsonl, .json)
+    sources: tuple[str, ...]  # files, folders, globs, listings, tars: paths or URIs
     out: str  # the dataset: a folder or an s3:// URI
     conversations: str | None = None  # a listing whose conversations are added to the sources
     sampling: FrameSampling = field(default_factory=FrameSampling)
@@ -76,6 +76,8 @@ class IngestConfig:
     split: SplitRule = field(default_factory=SplitRule)
     target_shard_bytes: int = 128 * 1000**2  # planned size of a shard; the real one follows the content
     segment_cost_s: float = 1.5  # CPU seconds of decoding in one segment of a long video, and in one task
+    batch_videos: int = 2000  # most sources that are planned at once: the driver holds the plans of one batch
+    batch_bytes: int = 200 * 1000**3  # most bytes of sources in a batch, unless a single one is larger
     watchdog: Watchdog = field(default_factory=Watchdog)
     max_failure_fraction: float = 0.5  # share of the videos that may fail before the job counts as failed
     ray_address: str | None = None  # of a running Ray cluster; null starts Ray on this machine
@@ -90,6 +92,10 @@ class IngestConfig:
             raise ValueError(f"target_shard_bytes is {self.target_shard_bytes}; it must be at least 1000 bytes")
         if self.segment_cost_s <= 0:
             raise ValueError(f"segment_cost_s is {self.segment_cost_s}; it must be above 0 seconds")
+        if self.batch_videos < 1 or self.batch_bytes < 1:
+            raise ValueError(
+                f"batch_videos is {self.batch_videos} and batch_bytes is {self.batch_bytes}; both must be at least 1"
+            )
         if not 0 <= self.max_failure_fraction <= 1:
             raise ValueError(f"max_failure_fraction is {self.max_failure_fraction}; it must be from 0 to 1")
         if self.num_cpus is not None and self.num_cpus < 1:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.ingest.types import PlannedVideo, Segment, VideoSource
-from vamba.data.manifest import Failure
+from vamba.data.manifest import Failure, digest_of
 from vamba.data.sample import Conversation
 
 _STRING, _INT = pa.string(), pa.int64()
@@ -66,6 +66,11 @@ def source_row(source: VideoSource) -> dict[str, Any]:
         "media": source.media,
         "offset_bytes": source.offset_bytes,
     }
+
+
+def input_digest(uri: str, size_bytes: int, split: str | None, conversations_json: str) -> str:
+    """Digest of what is known of a source before it is opened; the last as `source_row` writes it."""
+    return digest_of({"uri": uri, "size_bytes": size_bytes, "split": split, "conversations_json": conversations_json})
 
 
 def source_from_row(row: Mapping[str, Any]) -> VideoSource:
