@@ -20,14 +20,16 @@ import pyarrow.parquet as pq
 
 from pipelines.manifest_io import (
     FAILURE_SCHEMA,
-    FAILURES_NAME,
     INPUT_SCHEMA,
     MANIFEST_NAME,
     SAMPLE_SCHEMA,
     DataUri,
+    failure_bytes,
     inputs_name,
     manifest_schema,
     parse_header,
+    put_failures,
+    put_manifest,
 )
 from pipelines.storage import open_storage
 from vamba.data.manifest import Failure, Manifest, ShardRow, known_fields
@@ -44,6 +46,7 @@ class StoredVersion:
     header: Manifest  # without samples
     digest: str
     num_samples: int
+    schema: pa.Schema  # of its rows
 
     @property
     def version(self) -> int:
@@ -61,7 +64,7 @@ class StoredVersion:
         with pq.ParquetFile(io.BytesIO(storage.read_bytes(MANIFEST_NAME))) as file:
             for batch in file.iter_batches(_BATCH_ROWS, use_threads=False):
                 hasher.add(batch)
-                yield _with_all_columns(batch)
+                yield batch
         if hasher.digest() != self.digest:
             raise ValueError(
                 f"{storage.uri}/{MANIFEST_NAME} is damaged or was replaced meanwhile: its content has digest "
@@ -83,13 +86,14 @@ def open_version(data_uri: DataUri) -> StoredVersion | None:
     path = f"{storage.uri}/{MANIFEST_NAME}"
     try:
         with pq.ParquetFile(io.BytesIO(data)) as file:
-            header, num_samples = parse_header(file.schema_arrow, path), file.metadata.num_rows
+            schema, num_samples = file.schema_arrow, file.metadata.num_rows
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is not a manifest of this project: {error}") from error
+    header = parse_header(schema, path)
     digest = header.pop("digest")
     shards = tuple(ShardRow(**shard) for shard in header.pop("shards"))
     manifest = Manifest(**header, shards=shards, samples=())
-    return StoredVersion(data_uri=str(data_uri), header=manifest, digest=digest, num_samples=num_samples)
+    return StoredVersion(data_uri=str(data_uri), header=manifest, digest=digest, num_samples=num_samples, schema=schema)
 
 
 def check_samples(header: Manifest, samples: pa.Table) -> str:
@@ -114,27 +118,29 @@ def check_samples(header: Manifest, samples: pa.Table) -> str:
     return hasher.digest()
 
 
-def write_manifest_table(data_uri: DataUri, header: Manifest, digest: str, samples: pa.Table) -> None:
-    """Writes a manifest atomically. Call it last: from then on the version exists."""
+def write_manifest_table(
+    data_uri: DataUri, header: Manifest, digest: str, samples: pa.Table, *, over: str | None = None
+) -> None:
+    """Writes a manifest atomically. Call it last: from then on the version exists. `over`: see `put_manifest`."""
     table = (
         samples.combine_chunks().cast(SAMPLE_SCHEMA).replace_schema_metadata(manifest_schema(header, digest).metadata)
     )
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
-    open_storage(data_uri).write_atomic(MANIFEST_NAME, buffer.getvalue())
+    put_manifest(data_uri, buffer.getvalue(), over)
 
 
-def write_failure_table(data_uri: DataUri, failures: pa.Table) -> None:
-    """Writes the failures atomically, ordered by id, stage and message, so that equal failures give equal bytes."""
+def write_failure_table(data_uri: DataUri, failures: pa.Table, version: int) -> None:
+    """Writes the failures of a version, ordered by id, stage and message, so that equal failures give equal bytes."""
     order = [("id", "ascending"), ("stage", "ascending"), ("message", "ascending")]
     buffer = io.BytesIO()
     pq.write_table(failures.sort_by(order).combine_chunks(), buffer, compression="zstd")
-    open_storage(data_uri).write_atomic(FAILURES_NAME, buffer.getvalue())
+    put_failures(data_uri, buffer.getvalue(), version)
 
 
-def read_failure_table(data_uri: DataUri) -> pa.Table:
-    """The failures of a finished dataset, ordered by id."""
-    with pq.ParquetFile(io.BytesIO(open_storage(data_uri).read_bytes(FAILURES_NAME))) as file:
+def read_failure_table(data_uri: DataUri, version: int) -> pa.Table:
+    """The failures of a version of a dataset, ordered by id."""
+    with pq.ParquetFile(io.BytesIO(failure_bytes(data_uri, version))) as file:
         table = file.read(use_threads=False)
     if table.schema.equals(FAILURE_SCHEMA):
         return table
@@ -180,16 +186,9 @@ def table_of(schema: pa.Schema, rows: Iterable[Any]) -> pa.Table:
 
 
 def concat(schema: pa.Schema, tables: Iterable[pa.Table]) -> pa.Table:
-    """Tables of one schema behind each other; an empty one if there are none."""
-    return pa.concat_tables([table_of(schema, []), *tables])
-
-
-def _with_all_columns(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Rows of an earlier program lack the columns that came later."""
-    missing = [field for field in SAMPLE_SCHEMA if field.name not in batch.schema.names]
-    for field in missing:
-        batch = batch.append_column(field, pa.nulls(batch.num_rows, field.type))
-    return batch.select(SAMPLE_SCHEMA.names)
+    """Tables behind each other under one schema; columns that an earlier program did not write are null."""
+    tables = [table.replace_schema_metadata(None) for table in tables]
+    return pa.concat_tables([table_of(schema, []), *tables], promote_options="default").cast(schema)
 
 
 class _Hasher:

@@ -25,11 +25,7 @@ _NUM_LISTED = 20
 def ingest(
     sources: Annotated[
         list[str],
-        typer.Argument(
-            help="Videos, images, folders, globs, WebDataset tars, or listings (.jsonl .json .csv .parquet): paths or "
-            "URIs (s3:// and others).",
-            metavar="SOURCE",
-        ),
+        typer.Argument(help="Paths or URIs: files, folders, globs, listings, WebDataset tars.", metavar="SOURCE"),
     ],
     out: Annotated[str, typer.Option(help="The dataset: a folder or an s3:// URI.")],
     conversations: Annotated[

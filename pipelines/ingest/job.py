@@ -20,7 +20,7 @@ import pyarrow as pa
 from pipelines.ingest.batches import Position, next_position, shards_of_batch, take_batch
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.extension import Request, Work, find_work, is_current, work_key
-from pipelines.ingest.lock import check_free, destination_lock
+from pipelines.ingest.lock import LOCK_NAME, check_free, destination_lock
 from pipelines.ingest.plan import group_by_cost
 from pipelines.ingest.progress import IngestStatus, Progress, TextProgress
 from pipelines.ingest.publish import Published, current, publish
@@ -32,7 +32,7 @@ from pipelines.ingest.store import StoredSource
 from pipelines.ingest.tracking import Tracker
 from pipelines.ingest.types import PlannedVideo, ShardPlan, shard_number
 from pipelines.ray_session import ray_session
-from pipelines.storage import open_storage
+from pipelines.storage import Storage, open_storage
 from vamba.data.manifest import Failure
 
 _PROBE_BYTES_PER_S = 400e6  # hashing and demuxing, for grouping only
@@ -81,9 +81,9 @@ def run_ingest(config: IngestConfig, progress: Progress | None = None, request: 
         storage = open_storage(config.out)
         check_free(storage)
         work = find_work(config, sources.store, request)
-        if work.is_done and not storage.list(WORK_PREFIX):
+        if work.is_done and not _has_leftovers(storage):
             return _finished_before(config, sources, work, progress, started_s)
-        with destination_lock(storage):
+        with destination_lock(storage) as lease:
             if not is_current(work, config.out):  # another ingest has published until now
                 work = find_work(config, sources.store, request)
             if work.is_done:
@@ -91,10 +91,10 @@ def run_ingest(config: IngestConfig, progress: Progress | None = None, request: 
                 return _finished_before(config, sources, work, progress, started_s)
             for note in work.notes:
                 progress.note(note)
-            staging = Staging(config.out, work.key(config))
+            staging = Staging(config.out, work.key(config), lease.holder)
             staging.remove_others()
             num_batches, num_reused = _process(config, work, staging, progress)
-            published = publish(config, work, staging, num_batches)
+            published = publish(config, work, staging, num_batches, lease)
         budget_passed = published.num_failed > config.max_failure_fraction * work.num_sources
         return _summarise(
             config, sources, work, published, started_s, num_reused=num_reused, budget_passed=budget_passed
@@ -231,11 +231,13 @@ def _decode(
         tracker.tell_decoding()
         if tasks:
             ray.start()
-            for table in run_stage(tasks, bind(decode_task, config=config, staging_key=staging.key)):
+            task = bind(decode_task, config=config, staging_key=staging.key, holder=staging.holder)
+            for table in run_stage(tasks, task):
                 for row in table.to_pylist():
                     if row["segment"] is not None:
                         tracker.finish(row["segment"], failed=row["error_class"] is not None)
                 tracker.tell_decoding()
+    staging.check_holder()  # whoever took the destination over has removed what we staged
     missing = names - staging.committed_shards()
     if missing:
         raise RuntimeError(
@@ -288,6 +290,10 @@ def _finished_before(
     return _summarise(
         config, sources, work, published, started_s, num_reused=0, budget_passed=budget_passed, was_complete=True
     )
+
+
+def _has_leftovers(storage: Storage) -> bool:
+    return storage.exists(LOCK_NAME) or next(storage.walk(WORK_PREFIX), None) is not None
 
 
 def _clean_up(config: IngestConfig, sources: FoundSources, request: Request) -> None:

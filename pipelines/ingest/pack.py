@@ -114,10 +114,12 @@ def pack_shard(staging: Staging, plan: ShardPlan) -> ShardCommit:
             members = [_add_video(writer, staging, plan.name, video) for video in videos]
             sha256 = writer.finish()
         os.chmod(scratch, 0o644)
+        staging.check_holder()
         staging.storage.put_file(f"{SHARDS_PREFIX}/{plan.name}", Path(scratch))
     finally:
         Path(scratch).unlink(missing_ok=True)
     index = format_index(members)
+    staging.check_holder()
     staging.storage.write_atomic(f"{SHARDS_PREFIX}/{index_name(plan.name)}", index)
     shard = ShardRow(
         name=plan.name,

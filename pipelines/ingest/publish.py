@@ -2,8 +2,8 @@
 
 Order: shards are there already → the records of the batches are merged into tables → shards of abandoned plans are
 removed → the manifest that is replaced is kept under its version → inputs → failures → manifest. Until the last of
-these steps a reader sees the version before, whole; it is one rename or put. Interrupted anywhere, the whole is done
-again with the same bytes.
+these steps a reader sees the version before, whole; it is one rename or put, refused if the version before is another
+one by then. Interrupted anywhere, the whole is done again with the same bytes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.extension import Work
+from pipelines.ingest.lock import Lease
 from pipelines.ingest.staging import Staging
 from pipelines.manifest_io import FAILURE_SCHEMA, SAMPLE_SCHEMA, SHARDS_PREFIX, keep_manifest
 from pipelines.manifest_tables import (
@@ -63,18 +64,19 @@ def current(version: StoredVersion, failures: pa.Table | None = None, num_failed
         num_samples=version.num_samples,
         num_frames=frames,
         duration_ns=duration_ns,
-        failures=read_failure_table(version.data_uri) if failures is None else failures,
+        failures=read_failure_table(version.data_uri, version.version) if failures is None else failures,
         num_failed=num_failed,
     )
 
 
-def publish(config: IngestConfig, work: Work, staging: Staging, num_batches: int) -> Published:
+def publish(config: IngestConfig, work: Work, staging: Staging, num_batches: int, lease: Lease) -> Published:
     """Publishes what the batches made.
 
     A retry that changes nothing about the samples and inputs renews the failures and publishes no version.
 
     Raises:
         ValueError: somebody else has published a version in the meantime.
+        LeaseLost: somebody else has taken the destination over.
     """
     base = work.base
     merged = _merge(staging, num_batches)
@@ -87,20 +89,23 @@ def publish(config: IngestConfig, work: Work, staging: Staging, num_batches: int
         samples=(),
     )
     failures = concat(FAILURE_SCHEMA, [*_kept_failures(config.out, work), merged.failures])
-    _remove_unlisted(staging, header)
+    _remove_unlisted(staging, header, lease)
     if base is not None and not merged.samples.num_rows and base.header.inputs_digest == header.inputs_digest:
-        write_failure_table(config.out, failures)
+        lease.confirm()
+        write_failure_table(config.out, failures, base.version)
         staging.remove_all()
         return current(base, failures, merged.failures.num_rows)
     # Shards of a new version come behind those of the base, and their rows are in order.
-    before = [pa.Table.from_batches(base.batches(), SAMPLE_SCHEMA)] if base is not None else []
+    before = [pa.Table.from_batches(base.batches(), base.schema)] if base is not None else []
     samples = concat(SAMPLE_SCHEMA, [*before, merged.samples])
     digest = check_samples(header, samples)
-    if base is not None:
-        keep_manifest(config.out, base)
+    replaced = keep_manifest(config.out, base) if base is not None else None
+    lease.confirm()
     write_inputs(config.out, header.version, work.comparison.inputs())
-    write_failure_table(config.out, failures)
-    write_manifest_table(config.out, header, digest, samples)
+    lease.confirm()
+    write_failure_table(config.out, failures, header.version)
+    lease.confirm()
+    write_manifest_table(config.out, header, digest, samples, over=replaced)
     staging.remove_all()
     return Published(
         header=header,
@@ -134,21 +139,19 @@ def _merge(staging: Staging, num_batches: int) -> _Merged:
 
 
 def _kept_failures(out: str, work: Work) -> Iterator[pa.Table]:
-    """The failures of the dataset that this run did not try again.
-
-    The file may hold rows of this very run already, if that was interrupted while it published.
-    """
+    """The failures of the dataset that this run did not try again."""
     if work.base is None:
         return
-    before = read_failure_table(out)
+    before = read_failure_table(out, work.base.version)
     yield before.filter(
         pa.array([not work.comparison.is_todo(name) for name in before.column("id").to_pylist()], pa.bool_())
     )
 
 
-def _remove_unlisted(staging: Staging, manifest: Manifest) -> None:
+def _remove_unlisted(staging: Staging, manifest: Manifest, lease: Lease) -> None:
     """Removes shards and indexes of an earlier plan, from before a source changed."""
     listed = names_beside(shard.name for shard in manifest.shards)
     for entry in staging.storage.list(SHARDS_PREFIX):
         if entry.path.rpartition("/")[2] not in listed:
+            lease.confirm()
             staging.storage.delete(entry.path)

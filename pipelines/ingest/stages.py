@@ -75,9 +75,9 @@ def _probe(source: VideoSource, config: IngestConfig) -> PlannedVideo | Failure:
         return replace(failure, command=ffmpeg_command(source.location, FIRST_VIDEO_STREAM))
 
 
-def decode_task(table: pa.Table, *, config: IngestConfig, staging_key: str) -> pa.Table:
+def decode_task(table: pa.Table, *, config: IngestConfig, staging_key: str, holder: str) -> pa.Table:
     """TASK_SCHEMA → DECODED_SCHEMA: decodes segments, stages their frames, packs the shards that this completes."""
-    staging = Staging(config.out, staging_key)
+    staging = Staging(config.out, staging_key, holder)
     rows: list[dict[str, Any]] = []
     for task in table.to_pylist():
         for item in task["segments"]:

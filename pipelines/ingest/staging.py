@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.ingest.lock import check_holder
 from pipelines.ingest.rows import from_parquet, probed_from_table, probed_table, to_parquet
 from pipelines.ingest.types import PlannedVideo, ShardCommit, ShardPlan
 from pipelines.storage import Storage, open_storage
@@ -62,10 +63,14 @@ def batch_name(batch: int) -> str:
 class Staging:
     """Reads and writes the work area of one ingest."""
 
-    def __init__(self, out: str, key: str) -> None:
+    def __init__(self, out: str, key: str, holder: str = "") -> None:
         self.storage: Storage = open_storage(out)
-        self.key = key
+        self.key, self.holder = key, holder
         self._prefix = f"{WORK_PREFIX}/{key.removeprefix('sha256:')[:16]}"
+
+    def check_holder(self) -> None:
+        """Raises LeaseLost if the destination is another ingest's by now. What follows writes or removes something."""
+        check_holder(self.storage, self.holder)
 
     def read_plan(self, batch: int) -> BatchPlan | None:
         """The stored plan of a batch; None before there is one."""
@@ -79,9 +84,11 @@ class Staging:
     def write_plan(self, batch: int, plan: BatchPlan, shards: Iterable[ShardPlan]) -> None:
         """Stores the plan of a batch: the shards first, since a stored plan promises them."""
         for shard in shards:
+            self.check_holder()
             table = probed_table(shard.videos)
             self.storage.write_atomic(f"{self._prefix}/shards/{shard.name}.parquet", to_parquet(table))
         table = probed_table(plan.results).replace_schema_metadata({_LAST_ID_KEY: plan.last_id})
+        self.check_holder()
         self.storage.write_atomic(f"{self._prefix}/plans/{batch_name(batch)}.parquet", to_parquet(table))
 
     def finished_batches(self) -> int:
@@ -102,10 +109,13 @@ class Staging:
     def finish_batch(self, batch: int, record: FinishedBatch, carried: Iterable[PlannedVideo]) -> None:
         """Records that a batch is finished, and removes what only an unfinished one needs."""
         carried_path = f"{self._prefix}/carried/{batch_name(batch)}.parquet"
+        self.check_holder()
         self.storage.write_atomic(carried_path, to_parquet(probed_table(carried)))
         document = json.dumps(asdict(record), separators=(",", ":")).encode()
+        self.check_holder()
         self.storage.write_atomic(f"{self._prefix}/batches/{batch_name(batch)}.json", document)
         for folder in ("plans", "shards", "commits"):
+            self.check_holder()
             self.storage.delete_tree(f"{self._prefix}/{folder}")
 
     def read_shard(self, name: str) -> ShardPlan:
@@ -124,6 +134,7 @@ class Staging:
         self._write_segment(shard, segment, _HEADER.pack(len(header)) + header)
 
     def _write_segment(self, shard: str, segment: str, data: bytes) -> None:
+        self.check_holder()
         self.storage.write_atomic(self._segment_path(shard, segment), data)
 
     def read_segment_failure(self, shard: str, segment: str) -> Failure | None:
@@ -157,11 +168,13 @@ class Staging:
 
     def drop_segments(self, shard: str) -> None:
         """Removes the segments of a shard that is committed."""
+        self.check_holder()
         self.storage.delete_tree(f"{self._prefix}/segments/{shard}")
 
     def write_commit(self, name: str, commit: ShardCommit) -> None:
         """Records that a shard is packed and published."""
         document = json.dumps(asdict(commit), separators=(",", ":")).encode()
+        self.check_holder()
         self.storage.write_atomic(f"{self._prefix}/commits/{name}.json", document)
 
     def is_committed(self, name: str) -> bool:
@@ -193,6 +206,7 @@ class Staging:
     def remove_others(self) -> None:
         """Removes the work areas of other plans: their commits tell of shards that this one may replace."""
         for area in self._areas() - {self._prefix}:
+            self.check_holder()
             self.storage.delete_tree(area)
 
     def _areas(self) -> set[str]:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from pipelines.filesystems import filesystem_of, is_local, local_path, scheme_of
 from pipelines.ingest.kinds import is_pattern
 
+_PAGE_KEYS = 1000  # S3's limit
 _TIME_KEYS = ("mtime", "LastModified", "last_modified", "updated", "created")
 
 
@@ -156,8 +157,8 @@ def _walk_s3(root: str, prefix: str) -> Iterator[FoundFile]:
     bucket, _, key_prefix = prefix.removeprefix("s3://").partition("/")
     root_key = root.removeprefix("s3://").partition("/")[2]
     try:
-        pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key_prefix)
-        for page in pages:
+        pages = boto3.client("s3").get_paginator("list_objects_v2")
+        for page in pages.paginate(Bucket=bucket, Prefix=key_prefix, PaginationConfig={"PageSize": _PAGE_KEYS}):
             for entry in page.get("Contents", ()):
                 relative = entry["Key"][len(root_key) :].lstrip("/")
                 if entry["Key"].endswith("/") or _is_hidden(relative):

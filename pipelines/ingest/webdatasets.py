@@ -62,7 +62,7 @@ def tar_samples(tar: str) -> Iterator[TarSample | None]:
             if group is not None:
                 yield _sample(tar, group)
             group = _Group(key)
-        media = media_of(info.name)
+        media = media_of(f"member.{suffix}")  # a bare ".mp4" has an ending too
         if media is not None:
             group.media[media].append(info)
             if info.sparse is not None:
@@ -97,16 +97,18 @@ def _opened(tar: str) -> BinaryIO:
     filesystem, path = filesystem_of(tar)
     if is_local(tar):
         return open(path, "rb", buffering=_RANGE_BYTES)
-    return io.BufferedReader(_Ranges(filesystem, path), _RANGE_BYTES)
+    file = filesystem.open(path, "rb", cache_type="none")  # or it would read ahead, into members
+    if not file.seekable():
+        file.close()
+        raise IngestError("io_error", f"{tar}: its server gives no ranges of it; copy it to where they can be read")
+    return io.BufferedReader(_Ranges(file), _RANGE_BYTES)
 
 
 class _Ranges(io.RawIOBase):
-    """A remote file that is read by exactly the ranges asked for: file objects of most file systems read ahead."""
+    """A remote file, read by the ranges that are asked for."""
 
-    def __init__(self, filesystem: Any, path: str) -> None:
-        self._filesystem, self._path = filesystem, path
-        self._size = int(filesystem.info(path)["size"])
-        self._position = 0
+    def __init__(self, file: Any) -> None:
+        self._file = file
 
     def readable(self) -> bool:
         return True
@@ -115,18 +117,18 @@ class _Ranges(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = start + offset
-        return self._position
+        self._file.seek(offset, whence)
+        return int(self._file.tell())
 
     def readinto(self, buffer: Any) -> int:
-        end = min(self._position + len(buffer), self._size)
-        if end <= self._position:
-            return 0
-        data = self._filesystem.cat_file(self._path, self._position, end)
+        data = self._file.read(len(buffer))
         buffer[: len(data)] = data
-        self._position += len(data)
         return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
 
 
 def _sample(tar: str, group: _Group) -> TarSample | None:

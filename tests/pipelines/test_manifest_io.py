@@ -12,6 +12,7 @@ from pipelines.manifest_io import (
     build_manifest,
     has_manifest,
     keep_manifest,
+    put_manifest,
     read_failures,
     read_inputs,
     read_manifest,
@@ -114,3 +115,23 @@ def test_failures_are_sorted_rows(tmp_path: Path) -> None:
     assert [row.id for row in read_failures(tmp_path)] == ["a", "b"]
     write_failures(tmp_path, [])
     assert read_failures(tmp_path) == ()
+
+
+def test_a_manifest_takes_the_place_of_the_one_it_was_made_for_only(tmp_path: Path) -> None:
+    first = make_manifest()
+    write_manifest(tmp_path, first)
+    with pytest.raises(ValueError, match="somebody else has published"):
+        put_manifest(tmp_path, b"second", None)
+    state = keep_manifest(tmp_path, first)
+    put_manifest(tmp_path, b"second", state)
+    with pytest.raises(ValueError, match="somebody else has published"):
+        put_manifest(tmp_path, b"third", state)
+    assert (tmp_path / "manifest.parquet").read_bytes() == b"second"
+    put_manifest(tmp_path / "new", b"first", None)
+
+
+def test_failures_of_earlier_versions_stay_readable(tmp_path: Path) -> None:
+    rows = [Failure(stage="probe", id=name, source_uri=name, error_class="empty", message="") for name in ("a", "b")]
+    write_failures(tmp_path, rows)
+    write_failures(tmp_path, rows[:1], version=2)
+    assert [len(read_failures(tmp_path, version)) for version in (None, 1, 2, 3)] == [1, 2, 1, 1]

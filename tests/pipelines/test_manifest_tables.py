@@ -54,6 +54,7 @@ def test_a_manifest_has_the_same_digest_and_bytes(tmp_path: Path, num_samples: i
     assert tables.check_samples(header, samples) == manifest.digest
     write_manifest(tmp_path, manifest)
     expected = (tmp_path / MANIFEST_NAME).read_bytes()
+    (tmp_path / MANIFEST_NAME).unlink()
     tables.write_manifest_table(tmp_path, header, manifest.digest, samples)
     assert (tmp_path / MANIFEST_NAME).read_bytes() == expected
     assert read_manifest(tmp_path) == manifest
@@ -95,9 +96,9 @@ def test_failures_have_the_same_bytes_in_any_order(tmp_path: Path) -> None:
         write_failures(tmp_path, some)
         expected = (tmp_path / FAILURES_NAME).read_bytes()
         parts = [tables.table_of(FAILURE_SCHEMA, [asdict(row)]) for row in some]
-        tables.write_failure_table(tmp_path, tables.concat(FAILURE_SCHEMA, parts))
+        tables.write_failure_table(tmp_path, tables.concat(FAILURE_SCHEMA, parts), 1)
         assert (tmp_path / FAILURES_NAME).read_bytes() == expected
-    assert tables.read_failure_table(tmp_path).num_rows == 0
+    assert tables.read_failure_table(tmp_path, 1).num_rows == 0
 
 
 @pytest.mark.parametrize("num_rows", [0, 3, 25])

@@ -13,6 +13,7 @@ from pipelines.datasets.statistics import statistics
 from pipelines.datasets.verify import verify
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.job import _decode_tasks
+from pipelines.ingest.lock import destination_lock
 from pipelines.ingest.plan import plan_shards
 from pipelines.ingest.rows import SOURCE_SCHEMA, probed_from_table, source_row
 from pipelines.ingest.stages import decode_task, probe_task
@@ -50,12 +51,14 @@ def ingested(sources: list[VideoSource], out: Path) -> tuple[list[ShardCommit], 
     table = pa.Table.from_pylist([{"source": source_row(item)} for item in sources], schema=SOURCE_SCHEMA)
     results = probed_from_table(probe_task(table, config=config))
     planned = [item for item in results if isinstance(item, PlannedVideo)]
-    staging = Staging(str(out), "sha256:" + "0" * 64)
     shards = plan_shards(planned, config.target_shard_bytes)
-    staging.write_plan(0, BatchPlan(last_id="~", results=tuple(results)), shards)
-    for task in _decode_tasks(config, shards, set(), set()):
-        decode_task(task, config=config, staging_key=staging.key)
-    commits = [staging.read_commit(shard.name) for shard in shards]
+    with destination_lock(open_storage(out)) as lease:
+        staging = Staging(str(out), "sha256:" + "0" * 64, lease.holder)
+        staging.write_plan(0, BatchPlan(last_id="~", results=tuple(results)), shards)
+        for task in _decode_tasks(config, shards, set(), set()):
+            decode_task(task, config=config, staging_key=staging.key, holder=staging.holder)
+        commits = [staging.read_commit(shard.name) for shard in shards]
+        staging.remove_all()
     failures = [item for item in results if isinstance(item, Failure)]
     failures += [failure for commit in commits for failure in commit.failures]
     manifest = build_manifest(
@@ -65,7 +68,6 @@ def ingested(sources: list[VideoSource], out: Path) -> tuple[list[ShardCommit], 
         inputs_digest="sha256:" + "1" * 64,
         version=1,
     )
-    staging.remove_all()
     write_failures(str(out), failures)
     write_manifest(str(out), manifest)
     return commits, failures

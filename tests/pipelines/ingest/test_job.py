@@ -108,6 +108,7 @@ def test_good_videos_are_complete_and_bad_ones_are_rows(ingested: tuple[Path, In
     assert summary.num_frames == sum(row.num_frames for row in manifest.samples) == 120 + 2 * (3 + 4 + 5 + 6 + 7 + 8)
     assert not summary.budget_passed and summary.num_shards > 1
     assert sorted(path.name for path in out.iterdir()) == [
+        "failures-v00001.parquet",
         "failures.parquet",
         "inputs-v00001.parquet",
         "manifest.parquet",

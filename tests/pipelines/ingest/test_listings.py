@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.ingest import listing_files
 from pipelines.ingest.listings import CAPTION_INSTRUCTIONS, ListingRow, listing_rows
 from pipelines.ingest.sources import find_sources
 
@@ -81,6 +82,74 @@ def test_the_rule_prefers_video_and_conversations_and_takes_null_for_absent(tmp_
         assert three.conversation is None
 
 
+IMAGE_TURNS = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A"}]
+TEXT_TURNS = [{"from": "human", "value": "What is 2 + 2?"}, {"from": "gpt", "value": "4"}]
+
+
+@pytest.mark.parametrize("name", ["l.jsonl", "l.json", "l.parquet"])
+def test_a_mix_of_images_videos_and_text(tmp_path: Path, name: str) -> None:
+    """As LLaVA-OneVision has it, with a row of several images."""
+    rows: list[dict[str, Any]] = [
+        {"id": "i", "image": ["a.jpg"], "video": None, "conversations": IMAGE_TURNS},
+        {"id": "t", "image": None, "video": None, "conversations": TEXT_TURNS},
+        {"id": "e", "image": [], "video": None, "conversations": TEXT_TURNS},
+        {"id": "v", "image": None, "video": "a.mp4", "conversations": TURNS},
+        {"id": "m", "image": ["a.jpg", "b.jpg"], "video": None, "conversations": IMAGE_TURNS},
+    ]
+    listing = write(tmp_path / name, rows)
+    image, text, empty, video, several = read(listing)
+    assert (image.uri, image.media) == (str(tmp_path / "a.jpg"), "image")
+    assert text.uri is None and empty.uri is None
+    assert (video.uri, video.media) == (str(tmp_path / "a.mp4"), "video")
+    assert several.problem is not None and "names 2 files in column 'image'" in several.problem.message
+    with find_sources([str(listing)]) as found:
+        items = {item.source.id: item for item in found.store.sources()}
+        assert (found.counts.num_images, found.counts.num_videos, found.counts.num_text_only_rows) == (2, 1, 2)
+    (failed,) = (item for item in items.values() if item.problem is not None)
+    assert failed.source.uri == f"{listing}#{'line' if name == 'l.jsonl' else 'row'}-5"
+    assert failed.problem is not None and failed.problem.error_class == "unsupported"
+
+
+def test_images_by_column_and_by_ending(tmp_path: Path) -> None:
+    rows = [
+        {"image": "scan", "caption": "c"},
+        {"path": "a.PNG", "caption": "c"},
+        {"url": "https://host/a.jpeg?w=600", "text": "c"},
+        {"file": "a.webm", "text": "c"},
+        {"video": "a.jpg", "text": "c"},
+    ]
+    read_rows = read(write(tmp_path / "l.jsonl", rows))
+    assert [row.media for row in read_rows] == ["image", "image", "image", "video", "video"]
+    asked = [row.conversation.turns[0].value for row in read_rows if row.conversation is not None]
+    assert asked == [CAPTION_INSTRUCTIONS[row.media] for row in read_rows]
+    assert asked[0] == "<image>\nDescribe this image in detail."
+
+
+def test_pictures_inside_a_parquet_file_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    listing = write(tmp_path / "l.parquet", [{"id": "1", "image": {"bytes": b"x"}, "conversations": IMAGE_TURNS}])
+    with pytest.raises(ValueError, match="hold paths: rename it, or write the files that it holds to a folder"):
+        read(listing)
+
+
+@pytest.mark.parametrize("window", [1, 7, 64])
+def test_a_json_list_is_read_through_a_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int) -> None:
+    monkeypatch.setattr(listing_files, "_WINDOW_CHARS", window)
+    rows = [{"video": f'{n} ]ä\\".mp4', "caption": "[{,}]" * n} for n in range(1, 6)]
+    for indent in (None, 2):
+        (tmp_path / "l.json").write_text(json.dumps(rows, indent=indent) + "\n ")
+        texts = [row.conversation.turns[1].value for row in read(tmp_path / "l.json") if row.conversation is not None]
+        assert texts == [row["caption"] for row in rows]
+
+
+def test_a_json_list_is_read_as_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing_files, "_WINDOW_CHARS", 16)
+    (tmp_path / "l.json").write_text('[{"video": "a.mp4"}, {"video": "b.mp4"}' + " " * 100 + "oops")
+    rows = listing_rows(str(tmp_path / "l.json"))
+    assert [str(next(rows).uri)[-5:], str(next(rows).uri)[-5:]] == ["a.mp4", "b.mp4"]
+    with pytest.raises(ValueError, match="row 3 is not valid JSON.*comma is missing"):
+        next(rows)
+
+
 def test_parquet_reads_only_the_columns_of_the_rule_and_every_row_group(tmp_path: Path) -> None:
     rows = [{"video": f"{n}.mp4", "caption": "c", "image": {"bytes": b"x" * 100}} for n in range(7)]
     listing = write(tmp_path / "l.parquet", rows)
@@ -127,6 +196,11 @@ def test_csv_of_a_spreadsheet(tmp_path: Path) -> None:
         ("l.jsonl", '{"video": "a.mp4", "caption": ["x"]}', "line 1, column 'caption'.*write the text"),
         ("l.json", '{"video": "a.mp4"}', "must be a list of rows"),
         ("l.json", "[1]", "row 1: a row must be an object"),
+        ("l.json", '[{"video": "a.mp4"},]', "row 2 is not valid JSON"),
+        ("l.json", '[{"video": "a.mp4"}', "row 2 is not valid JSON"),
+        ("l.json", '[{"video": "a.mp4"}] x', "text behind the list"),
+        ("l.json", "", "must be a list of rows"),
+        ("l.jsonl", '{"conversations": [{"from": "human", "value": "<image> What?"}]}', "no video or image is named"),
         ("l.parquet", "video", "cannot be read as Parquet"),
         ("l.txt", "video", "no known ending"),
     ],
