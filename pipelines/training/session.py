@@ -24,9 +24,9 @@ from typing import IO, TYPE_CHECKING, Any
 from pipelines.training.checkpoints import CheckpointStore
 from pipelines.training.config import TrainingConfig
 from pipelines.training.run_directory import RunDirectory
-from vamba.data.manifest import SampleRow
 from vamba.data.plan import DataPlan
 from vamba.data.reader_config import ReaderConfig, plan_items
+from vamba.data.sample_table import SampleTable
 
 if TYPE_CHECKING:
     from vamba.data.fetch import UnreadableSampleError
@@ -43,7 +43,7 @@ TINY_TOKENIZER = "assets/tiny_tokenizer"
 class TrainingData:
     """The training split and how it is cut into steps. num_steps: of the whole run."""
 
-    rows: tuple[SampleRow, ...]
+    rows: SampleTable
     plan: DataPlan
     digest: str
     read_range: Callable[[str, int, int], bytes]
@@ -57,7 +57,7 @@ def open_training_data(config: TrainingConfig) -> TrainingData:
 
     manifest = read_manifest(config.data)
     storage = open_storage(config.data)
-    rows = manifest.select("train")
+    rows = SampleTable(manifest.select("train"))
     plan = DataPlan(plan_items(rows, config.reader), config.plan, seed=config.train.seed)
     return TrainingData(
         rows=rows,

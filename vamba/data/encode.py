@@ -15,10 +15,10 @@ import numpy as np
 
 from vamba.data.batch import EncodedSample
 from vamba.data.frames import FrameProcessing, decode_jpegs, frame_grid, frames_to_patches
-from vamba.data.manifest import SampleRow
 from vamba.data.members import members
 from vamba.data.reader_config import ReaderConfig
 from vamba.data.sample import Sample
+from vamba.data.sample_table import Placed
 from vamba.data.sampling import uniform_indices
 from vamba.data.text import IGNORE_LABEL, EncodedText, Tokenizer, encode_conversation
 
@@ -33,7 +33,7 @@ class Encoder(Protocol):
     def __call__(self, content: memoryview) -> EncodedSample:
         """Raises ValueError when the bytes are not a whole sample."""
 
-    def num_bytes(self, row: SampleRow) -> int:
+    def num_bytes(self, row: Placed) -> int:
         """Size of the sample's encoded pixels, known before it is read."""
 
     def placeholder(self) -> EncodedSample:
@@ -62,7 +62,7 @@ class SampleEncoder:
         patches_PC, grid = frames_to_patches(frames_NHWC, self.processing)
         return EncodedSample(id=sample.id, patches=patches_PC, grid_thws=(grid,), texts=texts)
 
-    def num_bytes(self, row: SampleRow) -> int:
+    def num_bytes(self, row: Placed) -> int:
         num_frames = self.config.num_frames(row.num_frames, row.width, row.height)
         if self.keeps_frames:
             return num_frames * row.width * row.height * _CHANNELS

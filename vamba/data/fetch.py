@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 
-from vamba.data.manifest import SampleRow
+from vamba.data.sample_table import Placed
 
 ReadRange = Callable[[str, int, int], bytes]
 """(shard name, offset in bytes, length in bytes) -> exactly those bytes."""
@@ -33,7 +33,7 @@ class ReaderClosedError(RuntimeError):
 class UnreadableSampleError(ValueError):
     """A sample whose bytes can't be had, or aren't a sample; the message names it, its shard and its offset."""
 
-    def __init__(self, row: SampleRow, reason: object) -> None:
+    def __init__(self, row: Placed, reason: object) -> None:
         place = f"{row.shard} at byte {row.offset_bytes}, {row.size_bytes} bytes"
         super().__init__(f"Sample {row.id!r} ({place}) can't be read: {reason}")
         self.row = row
@@ -49,10 +49,10 @@ class ReadCounts:
     num_retries: int = 0
 
 
-def merge_neighbours(rows: Sequence[SampleRow], max_read_bytes: int) -> list[list[SampleRow]]:
+def merge_neighbours(rows: Sequence[Placed], max_read_bytes: int) -> list[list[Placed]]:
     """Groups of rows that one read gets: each begins where the one before it ends. In the order they are wanted."""
     order = {row.id: position for position, row in enumerate(rows)}
-    groups: list[list[SampleRow]] = []
+    groups: list[list[Placed]] = []
     end: tuple[str, int] = ("", -1)
     group_bytes = 0
     for row in sorted(rows, key=lambda row: (row.shard, row.offset_bytes)):
@@ -80,7 +80,7 @@ class Fetcher:
         with self._lock:
             return self._counts
 
-    def fetch(self, rows: Sequence[SampleRow]) -> dict[str, Future[memoryview]]:
+    def fetch(self, rows: Sequence[Placed]) -> dict[str, Future[memoryview]]:
         """A future of each row's bytes, by id; it raises UnreadableSampleError where they can't be had."""
         futures: dict[str, Future[memoryview]] = {row.id: Future() for row in rows}
         for group in merge_neighbours(rows, self._max_read_bytes):
@@ -90,7 +90,7 @@ class Fetcher:
     def close(self) -> None:
         self._closing.set()
 
-    def _read_group(self, group: Sequence[SampleRow], futures: dict[str, Future[memoryview]]) -> None:
+    def _read_group(self, group: Sequence[Placed], futures: dict[str, Future[memoryview]]) -> None:
         first, last = group[0], group[-1]
         begin, end = first.offset_bytes, last.offset_bytes + last.size_bytes
         try:

@@ -25,11 +25,11 @@ from typing import Any
 from vamba.data.batch import Batch, EncodedSample, collate
 from vamba.data.encode import Encoder
 from vamba.data.fetch import Fetcher, ReadCounts, ReadRange, UnreadableSampleError
-from vamba.data.manifest import SampleRow
 from vamba.data.plan import DataPlan, Pack, PlannedStep, PlanState
 from vamba.data.prefetch_window import PrefetchWindow
 from vamba.data.reader_config import ReaderConfig
 from vamba.data.sample_cache import SampleCache
+from vamba.data.sample_table import Placed
 
 OnUnreadable = Callable[[UnreadableSampleError, int], None]
 """(error, number of the step that goes without the sample), called on a thread of the reader."""
@@ -95,7 +95,7 @@ class PackReader:
     def __init__(
         self,
         plan: DataPlan,
-        rows: Sequence[SampleRow],
+        rows: Sequence[Placed],
         read_range: ReadRange,
         encode: Encoder,
         *,
@@ -222,7 +222,7 @@ class PackReader:
                 step.samples[item].set_result(known)
                 self._window.shrink(row.size_bytes)
 
-    def _decode(self, row: SampleRow, read: Future[memoryview]) -> EncodedSample:
+    def _decode(self, row: Placed, read: Future[memoryview]) -> EncodedSample:
         try:
             content = read.result()
             try:
@@ -235,7 +235,7 @@ class PackReader:
         self._cache.put(encoded)
         return encoded
 
-    def _check(self, encoded: EncodedSample, row: SampleRow) -> None:
+    def _check(self, encoded: EncodedSample, row: Placed) -> None:
         pixels = encoded.frames if encoded.patches is None else (encoded.patches,)
         if encoded.id != row.id:
             raise ValueError(f"sample {encoded.id!r} stands there")

@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
+
 from vamba.data.frames import FrameProcessing, bound_edges, num_video_tokens
-from vamba.data.manifest import SampleRow
-from vamba.data.plan import PlanItem
+from vamba.data.plan import PlanItems
+from vamba.data.sample_table import Placed, SampleTable
 from vamba.data.sampling import auto_num_frames
+
+_MANY = 1 << 40  # more frames than a video has
 
 ResizeOn = Literal["device", "host"]
 
@@ -74,12 +78,14 @@ class ReaderConfig:
         return min(most, auto_num_frames(self.max_patches, new_height, new_width))
 
 
-def plan_items(rows: Sequence[SampleRow], config: ReaderConfig) -> list[PlanItem]:
+def plan_items(rows: Sequence[Placed], config: ReaderConfig) -> PlanItems:
     """Cost of every sample in tokens: its video tokens after the frame cap, plus the estimated text."""
-
-    def cost_tokens(row: SampleRow) -> int:
-        num_frames = config.num_frames(row.num_frames, row.width, row.height)
-        video = num_video_tokens(num_frames, row.width, row.height, config.frames)
-        return video + row.num_conversations * config.text_tokens_per_conversation
-
-    return [PlanItem(id=row.id, media=row.media, cost_tokens=cost_tokens(row)) for row in rows]
+    table = rows if isinstance(rows, SampleTable) else SampleTable(rows)
+    sizes, size_of = np.unique(np.stack([table.width, table.height], 1), axis=0, return_inverse=True)
+    limits = [config.num_frames(_MANY, int(width), int(height)) for width, height in sizes]
+    tokens = [num_video_tokens(1, int(width), int(height), config.frames) for width, height in sizes]
+    num_frames = np.minimum(table.num_frames, np.asarray(limits, np.int64)[size_of])
+    num_pairs = np.maximum(1, num_frames // config.frames.temporal_patch_size)
+    video = num_pairs * np.asarray(tokens, np.int64)[size_of]
+    text = table.num_conversations.astype(np.int64) * config.text_tokens_per_conversation
+    return PlanItems(table.ids, table.media, video + text)
