@@ -12,21 +12,31 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.storage import Storage, open_storage
-from vamba.data.manifest import FORMAT_VERSION, Failure, InputRow, Manifest, SampleRow, ShardRow, sort_rows
+from vamba.data.manifest import (
+    FORMAT_VERSION,
+    Failure,
+    InputRow,
+    Manifest,
+    SampleRow,
+    ShardRow,
+    known_fields,
+    sort_rows,
+)
 
 MANIFEST_NAME = "manifest.parquet"
 FAILURES_NAME = "failures.parquet"
 SHARDS_PREFIX = "shards"
 
 _METADATA_KEY = b"vamba"
+_ROWS_PER_BATCH = 4096
 _KEPT = re.compile(r"manifest-v(\d{5,})\.parquet")
 
 SAMPLE_SCHEMA = pa.schema(
@@ -44,6 +54,7 @@ SAMPLE_SCHEMA = pa.schema(
         ("num_conversations", pa.int32()),
         ("source_uri", pa.string()),
         ("source_digest", pa.string()),
+        ("num_tokens", pa.int64()),
     ]
 )
 FAILURE_SCHEMA = pa.schema(
@@ -73,10 +84,7 @@ def read_manifest(data_uri: DataUri, version: int | None = None) -> Manifest:
     try:
         data = storage.read_bytes(MANIFEST_NAME)
     except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"no dataset at {storage.uri}: {MANIFEST_NAME} is missing. It is written last: run `vamba ingest` with "
-            "this --out to its end (the same command continues an unfinished one), or correct the path"
-        ) from error
+        raise _no_dataset(storage) from error
     manifest = _parse_manifest(data, f"{storage.uri}/{MANIFEST_NAME}")
     if version not in (None, manifest.version):
         kept = [int(match[1]) for entry in storage.list() if (match := _KEPT.fullmatch(entry.path))]
@@ -85,17 +93,35 @@ def read_manifest(data_uri: DataUri, version: int | None = None) -> Manifest:
     return manifest
 
 
+def iterate_samples(data_uri: DataUri) -> Iterator[SampleRow]:
+    """The rows of the newest manifest, a batch in memory at a time. Their digest is not checked.
+
+    Raises:
+        FileNotFoundError: there is no finished dataset.
+    """
+    storage = open_storage(data_uri)
+    try:
+        data = storage.read_bytes(MANIFEST_NAME)
+    except FileNotFoundError as error:
+        raise _no_dataset(storage) from error
+    with pq.ParquetFile(io.BytesIO(data)) as file:
+        for batch in file.iter_batches(_ROWS_PER_BATCH, use_threads=False):
+            yield from (SampleRow(**row) for row in batch.to_pylist())
+
+
+def _no_dataset(storage: Storage) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"no dataset at {storage.uri}: {MANIFEST_NAME} is missing. It is written last: run `vamba ingest` with "
+        "this --out to its end (the same command continues an unfinished one), or correct the path"
+    )
+
+
 def _parse_manifest(data: bytes, path: str) -> Manifest:
     try:
         table = _read_table(data)
-        header = json.loads((table.schema.metadata or {})[_METADATA_KEY])
-    except (pa.ArrowInvalid, KeyError) as error:
+    except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is not a manifest of this project: {error}") from error
-    if header["format_version"] > FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format version {header['format_version']}; this program reads up to "
-            f"{FORMAT_VERSION}: use a newer one"
-        )
+    header = parse_header(table.schema, path)
     manifest = Manifest(
         format_version=header["format_version"],
         version=header["version"],
@@ -112,21 +138,56 @@ def _parse_manifest(data: bytes, path: str) -> Manifest:
     return manifest
 
 
+def parse_header(schema: pa.Schema, path: str) -> dict[str, Any]:
+    """What a manifest file says beside its rows: versions, digests, shards.
+
+    Raises:
+        ValueError: it says nothing, or a newer program wrote it.
+    """
+    metadata = schema.metadata or {}
+    if _METADATA_KEY not in metadata:
+        raise ValueError(f"{path} is not a manifest of this project: it has no metadata {_METADATA_KEY.decode()!r}")
+    header: dict[str, Any] = json.loads(metadata[_METADATA_KEY])
+    if header["format_version"] > FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format version {header['format_version']}; this program reads up to "
+            f"{FORMAT_VERSION}: use a newer one"
+        )
+    return header
+
+
 def write_manifest(data_uri: DataUri, manifest: Manifest) -> None:
     """Writes the manifest atomically. Call it last: from then on the dataset exists."""
+    schema = manifest_schema(manifest, manifest.digest)
+    _write_table(open_storage(data_uri), MANIFEST_NAME, [asdict(row) for row in manifest.samples], schema)
+
+
+def manifest_schema(manifest: Manifest, digest: str) -> pa.Schema:
+    """The schema of a manifest file, with all that the manifest says beside its rows."""
     header: dict[str, Any] = {
         "format_version": manifest.format_version,
         "version": manifest.version,
         "config_digest": manifest.config_digest,
         "inputs_digest": manifest.inputs_digest,
-        "digest": manifest.digest,
-        "shards": [asdict(shard) for shard in manifest.shards],
+        "digest": digest,
+        "shards": [known_fields(asdict(shard)) for shard in manifest.shards],
     }
-    schema = SAMPLE_SCHEMA.with_metadata({_METADATA_KEY: json.dumps(header, separators=(",", ":")).encode()})
-    _write_table(open_storage(data_uri), MANIFEST_NAME, [asdict(row) for row in manifest.samples], schema)
+    return SAMPLE_SCHEMA.with_metadata({_METADATA_KEY: json.dumps(header, separators=(",", ":")).encode()})
 
 
-def keep_manifest(data_uri: DataUri, manifest: Manifest) -> None:
+class Published(Protocol):
+    """A version of a dataset."""
+
+    @property
+    def version(self) -> int:
+        """Its number."""
+
+    @property
+    def digest(self) -> str:
+        """The digest of its manifest."""
+
+
+def keep_manifest(data_uri: DataUri, manifest: Published) -> None:
     """Keeps the published manifest under its version, before the next version takes its place.
 
     Raises:
@@ -134,7 +195,9 @@ def keep_manifest(data_uri: DataUri, manifest: Manifest) -> None:
     """
     storage = open_storage(data_uri)
     data = storage.read_bytes(MANIFEST_NAME)
-    if _parse_manifest(data, f"{storage.uri}/{MANIFEST_NAME}").digest != manifest.digest:
+    with pq.ParquetFile(io.BytesIO(data)) as file:
+        header = parse_header(file.schema_arrow, f"{storage.uri}/{MANIFEST_NAME}")
+    if header["digest"] != manifest.digest:
         raise ValueError(
             f"{storage.uri} has another manifest than when this run began: somebody else has published a version. "
             "Run the same command again, to extend that one"
@@ -142,16 +205,10 @@ def keep_manifest(data_uri: DataUri, manifest: Manifest) -> None:
     storage.write_atomic(_kept_name(manifest.version), data)
 
 
-def write_inputs(data_uri: DataUri, version: int, inputs: Iterable[InputRow]) -> None:
-    """Writes the inputs of a version, ordered by URI. It counts once the manifest of that version is published."""
-    rows = [asdict(row) for row in sorted(inputs, key=lambda row: row.uri)]
-    _write_table(open_storage(data_uri), _inputs_name(version), rows, INPUT_SCHEMA)
-
-
 def read_inputs(data_uri: DataUri, version: int) -> tuple[InputRow, ...] | None:
     """The inputs of a version, ordered by URI; None for a dataset from before they were recorded."""
     try:
-        data = open_storage(data_uri).read_bytes(_inputs_name(version))
+        data = open_storage(data_uri).read_bytes(inputs_name(version))
     except FileNotFoundError:
         return None
     return tuple(InputRow(**row) for row in _read_table(data).to_pylist())
@@ -195,7 +252,8 @@ def _kept_name(version: int) -> str:
     return f"manifest-v{version:05d}.parquet"
 
 
-def _inputs_name(version: int) -> str:
+def inputs_name(version: int) -> str:
+    """Name of the file with the inputs of a version."""
     return f"inputs-v{version:05d}.parquet"
 
 

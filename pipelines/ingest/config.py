@@ -7,13 +7,15 @@ others is refused. The rest (workers, addresses, time limits) may change between
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, get_args
 
+from pipelines.ingest.types import H264, MAX_PIXELS
 from vamba.data.manifest import FORMAT_VERSION, digest_of
+from vamba.data.sample import Store
 from vamba.data.sampling import FrameSampling
 
 # Raised whenever the same settings would give other bytes: decoding, scaling, encoding, packing order.
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,9 +24,23 @@ class FrameStorage:
 
     long_edge: int = 640  # pixels; a frame with a longer side is scaled down, keeping its shape
     short_edge: int = 360  # pixels; the same for the shorter side. A frame is never scaled up
+    store: Store = "jpeg"  # jpeg: a file each; h264: one stream of short groups per video. Images are always JPEG
     jpeg_quality: int = 85  # 1 to 100
+    gop_frames: int = 8  # for h264: frames in a group, of which the first is a keyframe; 1 to 64
+    crf: int = 23  # for h264: x264's constant rate factor, 0 (best) to 51
 
     def __post_init__(self) -> None:
+        if self.store not in get_args(Store):
+            raise ValueError(f"frames.store is {self.store!r}; it must be one of {', '.join(get_args(Store))}")
+        for name, least, most, default in (("gop_frames", 1, 64, 8), ("crf", 0, 51, 23)):
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise ValueError(f"frames.{name} is {value}; it must be from {least} to {most}")
+            if self.store != "h264" and value != default:
+                raise ValueError(
+                    f"frames.{name} is {value}, but frames.store {self.store!r} does not read it; leave it out, or set "
+                    "frames.store to h264"
+                )
         if not 1 <= self.short_edge <= self.long_edge <= 16384:
             raise ValueError(
                 f"frames.short_edge is {self.short_edge} and frames.long_edge is {self.long_edge}; "
@@ -32,6 +48,10 @@ class FrameStorage:
             )
         if not 1 <= self.jpeg_quality <= 100:
             raise ValueError(f"frames.jpeg_quality is {self.jpeg_quality}; it must be from 1 to 100")
+
+    def h264_of(self, store: Store) -> H264 | None:
+        """The encoder's settings for a video stored that way."""
+        return H264(gop_frames=self.gop_frames, crf=self.crf) if store == "h264" else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,10 +85,21 @@ class Watchdog:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What is refused, as a failure, before it costs memory or time."""
+
+    max_pixels: int = MAX_PIXELS  # width x height of a decoded picture
+
+    def __post_init__(self) -> None:
+        if self.max_pixels < 1:
+            raise ValueError(f"limits.max_pixels is {self.max_pixels}; it must be at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IngestConfig:
     """Everything `run_ingest` needs to know."""
 
-    sources: tuple[str, ...]  # files, folders, globs, listings (.jsonl, .json)
+    sources: tuple[str, ...]  # files, folders, globs, listings, tars: paths or URIs
     out: str  # the dataset: a folder or an s3:// URI
     conversations: str | None = None  # a listing whose conversations are added to the sources
     sampling: FrameSampling = field(default_factory=FrameSampling)
@@ -76,6 +107,9 @@ class IngestConfig:
     split: SplitRule = field(default_factory=SplitRule)
     target_shard_bytes: int = 128 * 1000**2  # planned size of a shard; the real one follows the content
     segment_cost_s: float = 1.5  # CPU seconds of decoding in one segment of a long video, and in one task
+    limits: Limits = field(default_factory=Limits)
+    batch_videos: int = 2000  # most sources that are planned at once: the driver holds the plans of one batch
+    batch_bytes: int = 200 * 1000**3  # most bytes of sources in a batch, unless a single one is larger
     watchdog: Watchdog = field(default_factory=Watchdog)
     max_failure_fraction: float = 0.5  # share of the videos that may fail before the job counts as failed
     ray_address: str | None = None  # of a running Ray cluster; null starts Ray on this machine
@@ -90,6 +124,10 @@ class IngestConfig:
             raise ValueError(f"target_shard_bytes is {self.target_shard_bytes}; it must be at least 1000 bytes")
         if self.segment_cost_s <= 0:
             raise ValueError(f"segment_cost_s is {self.segment_cost_s}; it must be above 0 seconds")
+        if self.batch_videos < 1 or self.batch_bytes < 1:
+            raise ValueError(
+                f"batch_videos is {self.batch_videos} and batch_bytes is {self.batch_bytes}; both must be at least 1"
+            )
         if not 0 <= self.max_failure_fraction <= 1:
             raise ValueError(f"max_failure_fraction is {self.max_failure_fraction}; it must be from 0 to 1")
         if self.num_cpus is not None and self.num_cpus < 1:

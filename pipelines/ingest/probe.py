@@ -1,19 +1,15 @@
 """Looks into one video without decoding it: packets, times, keyframes, size, rotation, sound.
 
-Data: path → sniffed head → sha256 of the bytes → demuxed packet index → one decoded keyframe (for what only a frame
-tells: orientation) → `ProbedVideo`. What is wrong with the file becomes an `IngestError` with a stable class. Runs in a
-decoder process (see sandbox.py), since damaged files can take the native libraries down.
+Data: location → sniffed head → demuxed packet index → one decoded keyframe (for what only a frame tells: orientation)
+→ sha256 of the bytes → `ProbedVideo`. What is wrong with the file becomes an `IngestError` with a stable class. Runs in
+a decoder process (see sandbox.py), since damaged files can take the native libraries down.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import os
-import stat
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+from array import array
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -23,75 +19,56 @@ import numpy as np
 from av.stream import Disposition
 
 from pipelines.ingest.container import open_container
+from pipelines.ingest.deinterlace import is_interlaced
+from pipelines.ingest.opening import SourceFile, checked_source
 from pipelines.ingest.sniff import HEAD_BYTES, foreign_kind, mp4_damage
-from pipelines.ingest.types import IngestError, ProbedVideo
+from pipelines.ingest.tonemap import is_hdr
+from pipelines.ingest.types import IngestError, Location, ProbedVideo
 
 _TRUNCATION_TOLERANCE_S = 1.0
 _NUM_ORDER_FRAMES = 32  # enough to see whether presentation times go backwards
-_HASH_BLOCK_BYTES = 1 << 20
+
+
+def _integers() -> array[int]:
+    return array("q")
 
 
 @dataclass(slots=True)
 class _PacketIndex:
-    pts: list[int] = field(default_factory=list)
-    dts: list[int] = field(default_factory=list)
-    is_key: list[bool] = field(default_factory=list)
-    is_shown: list[bool] = field(default_factory=list)
-    durations: list[int] = field(default_factory=list)
+    """Compact, since ten hours of 60 frames a second are two million packets."""
+
+    pts: array[int] = field(default_factory=_integers)
+    dts: array[int] = field(default_factory=_integers)
+    is_key: bytearray = field(default_factory=bytearray)
+    is_shown: bytearray = field(default_factory=bytearray)
+    durations: array[int] = field(default_factory=_integers)
     num_without_pts: int = 0
     corrupt: set[int] = field(default_factory=set)  # positions
 
 
-def probe_video(path: str) -> ProbedVideo:
-    """Probes the file at `path`.
+def probe_video(source: Location | str) -> ProbedVideo:
+    """Probes the bytes at `source`: a location, or the path or URI of a whole file.
 
     Raises:
-        IngestError: with class "not_found", "permission_denied", "io_error", "empty", "not_a_video", "no_video_stream",
-            "truncated", "corrupt", "no_timestamps" or "unsupported".
+        IngestError: with class "not_found", "permission_denied", "unreachable", "io_error", "empty", "not_a_video",
+            "no_video_stream", "truncated", "corrupt", "no_timestamps" or "unsupported".
     """
-    with _file_errors(path):
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise IngestError("not_a_video", "it is a folder, a pipe or a device, not a file")
-        size_bytes = status.st_size
-        if size_bytes == 0:
-            raise IngestError("empty", "the file has no bytes")
-        with open(path, "rb") as file:
-            head = file.read(HEAD_BYTES)
-            kind = foreign_kind(head)
-            if kind is not None:
-                raise IngestError("not_a_video", f"the file is {kind}, whatever its name says")
-            damage = mp4_damage(file, size_bytes)
-            if damage is not None:
-                raise IngestError("truncated", damage)
-            digest = _hash(file)
-        return _probe_media(path, digest)
+    location = Location(uri=source) if isinstance(source, str) else source
+    with checked_source(location, hashing=True) as file:
+        kind = foreign_kind(file.read(HEAD_BYTES))
+        if kind is not None:
+            raise IngestError("not_a_video", f"the file is {kind}, whatever its name says")
+        damage = mp4_damage(file, file.size_bytes)
+        if damage is not None:
+            raise IngestError("truncated", damage)
+        try:
+            return _probe_media(file)
+        except av.error.FFmpegError as error:
+            raise IngestError("corrupt", f"ffmpeg cannot read it: {error.strerror or error}") from error
 
 
-@contextmanager
-def _file_errors(path: str) -> Iterator[None]:
-    try:
-        yield
-    except av.error.FFmpegError as error:
-        raise IngestError("corrupt", f"ffmpeg cannot read it: {error.strerror or error}") from error
-    except FileNotFoundError as error:
-        raise IngestError("not_found", f"there is no file at {path}") from error
-    except PermissionError as error:
-        raise IngestError("permission_denied", "the file may not be read by this user") from error
-    except OSError as error:
-        raise IngestError("io_error", f"reading failed: {error.strerror or error}") from error
-
-
-def _hash(file: Any) -> str:
-    file.seek(0)
-    state = hashlib.sha256()
-    while block := file.read(_HASH_BLOCK_BYTES):
-        state.update(block)
-    return "sha256:" + state.hexdigest()
-
-
-def _probe_media(path: str, digest: str) -> ProbedVideo:
-    with open_container(path) as container:
+def _probe_media(file: SourceFile) -> ProbedVideo:
+    with open_container(file) as container:
         stream = video_stream(container)
         index = _index_packets(container, stream)
         has_audio = bool(container.streams.audio)
@@ -110,16 +87,16 @@ def _probe_media(path: str, digest: str) -> ProbedVideo:
         shown = _shown(index)
         if not shown.any():
             raise IngestError("corrupt", "it has no keyframe to start decoding from")
-        _check_length(path, container, stream, _end_pts(index, np.ones_like(shown)))
+        _check_length(file, container, stream, _end_pts(index, np.ones_like(shown)))
         details = (container.format.name, stream.index, stream.time_base, stream.codec_context)
         container_name, stream_index, time_base, context = details
         pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
-    frames = _first_frames(path, stream_index, _NUM_ORDER_FRAMES if container_name == "avi" else 1)
+    frames = _first_frames(file, stream_index, _NUM_ORDER_FRAMES if container_name == "avi" else 1)
     if any(later.pts <= earlier.pts for earlier, later in zip(frames, frames[1:], strict=False)):
         message = "an AVI file with B-frames keeps no presentation times; re-encode it, e.g. to H.264 in MP4"
         raise IngestError("no_timestamps", message)
     return ProbedVideo(
-        digest=digest,
+        digest="sha256:" + file.sha256(),
         container=container_name,
         codec=context.name,
         stream_index=stream_index,
@@ -129,10 +106,13 @@ def _probe_media(path: str, digest: str) -> ProbedVideo:
         pixel_aspect=pixel_aspect if pixel_aspect > 0 else Fraction(1),
         orientation=_orientation(frames[0]),
         average_fps=average_fps,
+        pixel_format=frames[0].format.name,
+        is_hdr=is_hdr(frames[0]),
+        is_interlaced=is_interlaced(frames[0], context.name),
         has_audio=has_audio,
         pts=np.asarray(index.pts, np.int64),
         dts=np.asarray(index.dts, np.int64),
-        is_key=np.asarray(index.is_key, bool),
+        is_key=np.frombuffer(index.is_key, bool),
         is_shown=shown,
         end_pts=_end_pts(index, shown),
     )
@@ -179,8 +159,8 @@ def _index_packets(container: Any, stream: Any) -> _PacketIndex:
 
 def _shown(index: _PacketIndex) -> np.ndarray:
     """Which packets give a frame: not those before the first keyframe, nor the pictures that lead it."""
-    shown = np.asarray(index.is_shown, bool)
-    keys = np.flatnonzero(index.is_key)
+    shown = np.array(index.is_shown, np.uint8).astype(bool)
+    keys = np.flatnonzero(np.frombuffer(index.is_key, np.uint8))
     if not len(keys):
         return np.zeros_like(shown)
     shown[: keys[0]] = False
@@ -189,13 +169,17 @@ def _shown(index: _PacketIndex) -> np.ndarray:
 
 def _end_pts(index: _PacketIndex, counted: np.ndarray) -> int:
     """When the last of the counted packets leaves the screen; an edit list hides what comes after its end."""
-    last = max(np.flatnonzero(counted).tolist(), key=index.pts.__getitem__)
-    ordered = sorted(index.pts)
-    steps = sorted(later - earlier for earlier, later in zip(ordered, ordered[1:], strict=False))
-    return index.pts[last] + (index.durations[last] or (steps[len(steps) // 2] if steps else 1))
+    pts = np.asarray(index.pts)
+    candidates = np.flatnonzero(counted)
+    last = int(candidates[np.argmax(pts[candidates])])
+    duration = index.durations[last]
+    if not duration:
+        steps = np.sort(np.diff(np.sort(pts)))
+        duration = int(steps[len(steps) // 2]) if len(steps) else 1
+    return index.pts[last] + duration
 
 
-def _check_length(path: str, container: Any, stream: Any, end_pts: int) -> None:
+def _check_length(file: SourceFile, container: Any, stream: Any, end_pts: int) -> None:
     """Compares the header's duration with the packets of containers that keep one."""
     if container.format.name not in ("matroska,webm", "flv", "avi") or not container.duration:
         return
@@ -203,7 +187,7 @@ def _check_length(path: str, container: Any, stream: Any, end_pts: int) -> None:
     tolerance_s = max(_TRUNCATION_TOLERANCE_S, 0.02 * announced_s)
     if announced_s - float(end_pts * stream.time_base) <= tolerance_s:
         return
-    with open_container(path) as again:  # the sound may be the longer part
+    with open_container(file) as again:  # the sound may be the longer part
         last_s = max(
             (float((packet.pts + (packet.duration or 0)) * packet.time_base) for packet in again.demux() if packet.pts),
             default=0.0,
@@ -214,9 +198,9 @@ def _check_length(path: str, container: Any, stream: Any, end_pts: int) -> None:
         )
 
 
-def _first_frames(path: str, stream_index: int, num_frames: int) -> list[Any]:
+def _first_frames(file: SourceFile, stream_index: int, num_frames: int) -> list[Any]:
     """The first frames, decoded, in the order that the decoder presents them: at least one."""
-    with open_container(path) as container:
+    with open_container(file) as container:
         stream = container.streams[stream_index]
         stream.codec_context.thread_count = 1
         frames: list[Any] = list(itertools.islice(container.decode(stream), num_frames))

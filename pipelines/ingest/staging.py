@@ -3,10 +3,12 @@
 Layout below `OUT/_ingest/<16 hex digits>/` (digits of the settings, the sources and the version that is extended, if
 there is one, so that a changed source starts afresh):
 
-* `plan.parquet`: probed and planned videos, and the probe's failures;
+* `plans/<batch>.parquet`: probed and planned videos of the batch that is being worked on, and the probe's failures;
 * `shards/<shard>.parquet`: the videos of one shard, for whoever packs it;
 * `segments/<shard>/<segment>.seg`: the frames of one decoded segment, or the failure of it;
 * `commits/<shard>.json`: a shard that is packed, with its rows;
+* `carried/<batch>.parquet`: videos of the shard that the batch left unfinished: the next one begins with them;
+* `batches/<batch>.json`: a finished batch, with the rows of its shards; the files above are no more needed then;
 * `scratch/`: shards that are being written, on a local file system.
 
 All but those appear whole. Resuming is a comparison of the plan with the files that are there; nothing else is kept.
@@ -17,7 +19,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,33 @@ from vamba.data.manifest import Failure, SampleRow, ShardRow
 
 WORK_PREFIX = "_ingest"
 _HEADER = struct.Struct("<Q")
+_LAST_ID_KEY = b"last_id"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchPlan:
+    """What is known of the sources of a batch before a frame is decoded."""
+
+    last_id: str  # of the batch's sources
+    results: tuple[PlannedVideo | Failure, ...]  # of each, ordered by id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedBatch:
+    """What a batch came to: rows as JSON objects, since a million samples are merged from such records."""
+
+    last_id: str  # of the batch's sources
+    next_shard: int  # number of the shard that the next batch begins with
+    num_sources: int
+    num_segments: int  # in its shards
+    shards: list[dict[str, Any]]  # `ShardRow`s
+    samples: list[dict[str, Any]]  # `SampleRow`s
+    failures: list[dict[str, Any]]  # `Failure`s
+
+
+def batch_name(batch: int) -> str:
+    """Name of a batch, by its number from 0."""
+    return f"batch-{batch:06d}"
 
 
 class Staging:
@@ -38,18 +67,46 @@ class Staging:
         self.key = key
         self._prefix = f"{WORK_PREFIX}/{key.removeprefix('sha256:')[:16]}"
 
-    def read_plan(self) -> list[PlannedVideo | Failure] | None:
-        """The stored plan; None before there is one."""
-        if not self.storage.exists(f"{self._prefix}/plan.parquet"):
+    def read_plan(self, batch: int) -> BatchPlan | None:
+        """The stored plan of a batch; None before there is one."""
+        path = f"{self._prefix}/plans/{batch_name(batch)}.parquet"
+        if not self.storage.exists(path):
             return None
-        return probed_from_table(from_parquet(self.storage.read_bytes(f"{self._prefix}/plan.parquet")))
+        table = from_parquet(self.storage.read_bytes(path))
+        last_id = (table.schema.metadata or {})[_LAST_ID_KEY].decode()
+        return BatchPlan(last_id=last_id, results=tuple(probed_from_table(table)))
 
-    def write_plan(self, planned: Sequence[PlannedVideo | Failure], shards: Iterable[ShardPlan]) -> None:
-        """Stores the plan: the shards first, since a stored plan promises them."""
+    def write_plan(self, batch: int, plan: BatchPlan, shards: Iterable[ShardPlan]) -> None:
+        """Stores the plan of a batch: the shards first, since a stored plan promises them."""
         for shard in shards:
             table = probed_table(shard.videos)
             self.storage.write_atomic(f"{self._prefix}/shards/{shard.name}.parquet", to_parquet(table))
-        self.storage.write_atomic(f"{self._prefix}/plan.parquet", to_parquet(probed_table(planned)))
+        table = probed_table(plan.results).replace_schema_metadata({_LAST_ID_KEY: plan.last_id})
+        self.storage.write_atomic(f"{self._prefix}/plans/{batch_name(batch)}.parquet", to_parquet(table))
+
+    def finished_batches(self) -> int:
+        """How many batches are finished."""
+        return len(self.storage.list(f"{self._prefix}/batches"))
+
+    def read_batch(self, batch: int) -> FinishedBatch:
+        """The record of a finished batch."""
+        document = json.loads(self.storage.read_bytes(f"{self._prefix}/batches/{batch_name(batch)}.json"))
+        return FinishedBatch(**document)
+
+    def read_carried(self, batch: int) -> tuple[PlannedVideo, ...]:
+        """What a finished batch left to the next one."""
+        path = f"{self._prefix}/carried/{batch_name(batch)}.parquet"
+        rows = probed_from_table(from_parquet(self.storage.read_bytes(path)))
+        return tuple(row for row in rows if isinstance(row, PlannedVideo))
+
+    def finish_batch(self, batch: int, record: FinishedBatch, carried: Iterable[PlannedVideo]) -> None:
+        """Records that a batch is finished, and removes what only an unfinished one needs."""
+        carried_path = f"{self._prefix}/carried/{batch_name(batch)}.parquet"
+        self.storage.write_atomic(carried_path, to_parquet(probed_table(carried)))
+        document = json.dumps(asdict(record), separators=(",", ":")).encode()
+        self.storage.write_atomic(f"{self._prefix}/batches/{batch_name(batch)}.json", document)
+        for folder in ("plans", "shards", "commits"):
+            self.storage.delete_tree(f"{self._prefix}/{folder}")
 
     def read_shard(self, name: str) -> ShardPlan:
         """The plan of one shard."""

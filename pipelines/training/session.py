@@ -9,13 +9,11 @@ The launcher has set up the process group (Ray Train, torchrun, or none for a si
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +21,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 from pipelines.training.checkpoints import CheckpointStore
 from pipelines.training.config import TrainingConfig
+from pipelines.training.ranks import from_first, rank_and_world_size
 from pipelines.training.run_directory import RunDirectory
+from pipelines.training.run_lock import exclusive
 from vamba.data.plan import DataPlan
 from vamba.data.reader_config import ReaderConfig, plan_items
 from vamba.data.sample_table import SampleTable
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from vamba.train.state import TrainState
     from vamba.train.step import StepResult
 
-LOCK_TIMEOUT_S = 60.0
 TINY_TOKENIZER = "assets/tiny_tokenizer"
 
 
@@ -157,16 +156,14 @@ def train_rank(config: TrainingConfig, directory: RunDirectory) -> RankOutcome:
     from vamba.data.text import load_tokenizer
     from vamba.train.loop import fit
 
-    rank, world_size = _rank_and_world_size()
+    rank, world_size = rank_and_world_size()
     torch.set_num_threads(config.workers.threads)
-    with _exclusive(directory, rank):
-        attempt = _agree(directory.new_attempt() if rank == 0 else 0)
-        unreadable = {event["id"] for event in directory.read_events() if event["event"] == "sample_unreadable"}
+    with exclusive(directory, rank):
+        attempt = from_first(directory.new_attempt() if rank == 0 else 0)
+        unreadable = from_first(_known_unreadable(directory) if rank == 0 else set())
         data = open_training_data(config)
         state = build_state(config, data)
-        store = CheckpointStore(
-            directory.checkpoints, keep_last=config.checkpoints.keep_last, notify=directory.append_event
-        )
+        store = CheckpointStore(directory.checkpoints, retention=config.checkpoints, notify=directory.append_event)
         store.restore(state)
         backends = state.model.ops.names.to_dict()
         if rank == 0:
@@ -242,8 +239,17 @@ class RankRun:
         file.write(json.dumps({**record, "time": round(time.time(), 3)}) + "\n")
         file.flush()
 
-    def save(self, state: TrainState) -> None:
-        self._store.save(state, self._labels)
+    def save(self, state: TrainState, *, durable: bool) -> None:
+        held_s = self._store.save(state, self._labels)
+        if durable:
+            self._store.wait()
+        elif self._metrics is not None:
+            self._directory.append_event("checkpoint_begun", step=state.step, held_s=round(held_s, 5))
+
+
+def _known_unreadable(directory: RunDirectory) -> set[str]:
+    """Ids of the samples that earlier attempts could not read."""
+    return {event["id"] for event in directory.read_events() if event["event"] == "sample_unreadable"}
 
 
 def _record_unreadable(directory: RunDirectory, rank: int, error: UnreadableSampleError, step: int) -> None:
@@ -255,43 +261,24 @@ def _record_unreadable(directory: RunDirectory, rank: int, error: UnreadableSamp
 
 
 def export_model(state: TrainState, config: TrainingConfig, directory: RunDirectory, rank: int) -> None:
-    """Write the model in release layout to the run's `model/`: whole or not at all. Collective."""
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+    """Write the model in release layout to the run's `model/`: whole or not at all. Collective.
 
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    tensors: dict[str, Any] = get_model_state_dict(state.model, options=options)
+    Tensor by tensor: no rank ever holds more than one of them whole.
+    """
+    tensors = state.whole_tensors()
     if rank != 0:
+        for _ in tensors:
+            pass
         return
     from vamba.model.pretrained import write_checkpoint
 
     write_checkpoint(
         directory.model,
         state.model.config,
-        tensors.items(),
+        tensors,
         tokenizer_dir=tokenizer_directory(config),
         processing=config.reader.frames,
     )
-
-
-@contextmanager
-def _exclusive(directory: RunDirectory, rank: int) -> Iterator[None]:
-    """Only one group of workers trains a run. The lock dies with its process, so a killed group blocks nobody."""
-    if rank != 0:
-        yield
-        return
-    with (directory.root / "lock").open("w") as file:
-        deadline = time.monotonic() + LOCK_TIMEOUT_S
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise RuntimeError(
-                        f"Run {directory.name!r} is being trained by another job: stop that, or choose another name."
-                    ) from None
-                time.sleep(0.1)
-        yield
 
 
 def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -299,20 +286,3 @@ def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
     for key, value in overrides.items():
         merged[key] = _merged(base[key], value) if isinstance(value, Mapping) and key in base else value
     return merged
-
-
-def _rank_and_world_size() -> tuple[int, int]:
-    import torch.distributed as dist
-
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-def _agree(value: int) -> int:
-    """Rank 0's value on all ranks."""
-    import torch.distributed as dist
-
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return value
-    holder = [value]
-    dist.broadcast_object_list(holder)
-    return int(holder[0])

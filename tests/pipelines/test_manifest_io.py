@@ -16,9 +16,9 @@ from pipelines.manifest_io import (
     read_inputs,
     read_manifest,
     write_failures,
-    write_inputs,
     write_manifest,
 )
+from pipelines.manifest_tables import write_inputs
 from vamba.data.manifest import Failure, InputRow, Manifest, SampleRow, ShardRow
 
 
@@ -92,9 +92,9 @@ def test_earlier_versions_stay_readable(tmp_path: Path) -> None:
 
 
 def test_inputs_belong_to_a_version(tmp_path: Path) -> None:
-    rows = [InputRow(id=name, uri=f"/{name}", digest="sha256:d") for name in "ba"]
-    write_inputs(tmp_path, 2, rows)
-    assert read_inputs(tmp_path, 2) == (rows[1], rows[0]) and read_inputs(tmp_path, 1) is None
+    write_inputs(tmp_path, 2, [(name, f"/{name}", "sha256:d") for name in "ab"])
+    rows = tuple(InputRow(id=name, uri=f"/{name}", digest="sha256:d") for name in "ab")
+    assert read_inputs(tmp_path, 2) == rows and read_inputs(tmp_path, 1) is None
 
 
 def test_failures_from_before_commands_are_read(tmp_path: Path) -> None:

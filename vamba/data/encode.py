@@ -14,12 +14,13 @@ from typing import Protocol
 import numpy as np
 
 from vamba.data.batch import EncodedSample
-from vamba.data.frames import FrameProcessing, decode_jpegs, frame_grid, frames_to_patches
+from vamba.data.frames import FrameProcessing, frame_grid, frames_to_patches
 from vamba.data.members import members
 from vamba.data.reader_config import ReaderConfig
 from vamba.data.sample import Sample
 from vamba.data.sample_table import Placed
 from vamba.data.sampling import uniform_indices
+from vamba.data.stored_frames import stored_frames
 from vamba.data.text import IGNORE_LABEL, EncodedText, Tokenizer, encode_conversation
 
 _CHANNELS = 3
@@ -53,8 +54,11 @@ class SampleEncoder:
     def __call__(self, content: bytes | memoryview) -> EncodedSample:
         """Raises ValueError when the bytes are not a whole sample."""
         sample = _parse(content)
-        num_frames = self.config.num_frames(len(sample.frames), sample.width, sample.height)
-        frames_NHWC = _stored_frames(sample, num_frames)
+        num_frames = self.config.num_frames(sample.num_frames, sample.width, sample.height)
+        frames_NHWC = stored_frames(sample).decode(uniform_indices(num_frames, sample.num_frames))
+        height, width = frames_NHWC.shape[1:3]
+        if (width, height) != (sample.width, sample.height):
+            raise ValueError(f"its frames are {width}x{height} pixels, its JSON says {sample.width}x{sample.height}")
         texts = tuple(encode_conversation(self.tokenizer, c, media=True) for c in sample.conversations)
         if self.keeps_frames:
             grid = frame_grid(num_frames, sample.width, sample.height, self.processing)
@@ -87,12 +91,3 @@ def _parse(content: bytes | memoryview) -> Sample:
         return Sample.from_members(named)  # type: ignore[arg-type]  # frames stay views
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"its JSON lacks something or holds another type: {error!r}") from error
-
-
-def _stored_frames(sample: Sample, num_frames: int) -> np.ndarray:
-    """uint8[num_frames, H, W, 3]: the middles of that many equal spans. Only these are decoded."""
-    frames_NHWC = decode_jpegs([sample.frames[index] for index in uniform_indices(num_frames, len(sample.frames))])
-    height, width = frames_NHWC.shape[1:3]
-    if (width, height) != (sample.width, sample.height):
-        raise ValueError(f"its frames are {width}x{height} pixels, its JSON says {sample.width}x{sample.height}")
-    return frames_NHWC

@@ -170,8 +170,8 @@ class RecordingRun:
         assert set(result.seconds) == {"data", "compute", "reduce", "update"}
         self.log.append(("report", result.step))
 
-    def save(self, state: TrainState) -> None:
-        self.log.append(("save", state.step))
+    def save(self, state: TrainState, *, durable: bool) -> None:
+        self.log.append(("save durably" if durable else "save", state.step))
 
 
 def endless() -> Iterator[tuple[StepInput, PlanState]]:
@@ -184,10 +184,10 @@ def endless() -> Iterator[tuple[StepInput, PlanState]]:
 def test_fit_reports_before_it_saves_and_saves_at_the_end() -> None:
     run = RecordingRun()
     assert fit(state_of(Classifier(), num_steps=4), endless(), run)
-    assert run.log == [("report", 1), ("report", 2), ("report", 3), ("save", 3), ("report", 4), ("save", 4)]
+    assert run.log == [("report", 1), ("report", 2), ("report", 3), ("save", 3), ("report", 4), ("save durably", 4)]
 
 
 def test_fit_saves_and_returns_when_asked_to_stop() -> None:
     run = RecordingRun(stop_before_step=2)
     assert not fit(state_of(Classifier(), num_steps=9), endless(), run)
-    assert run.log == [("report", 1), ("report", 2), ("save", 2)]
+    assert run.log == [("report", 1), ("report", 2), ("save durably", 2)]
