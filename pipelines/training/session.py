@@ -13,8 +13,9 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -23,11 +24,12 @@ from pipelines.training.config import TrainingConfig
 from pipelines.training.ranks import from_first, rank_and_world_size
 from pipelines.training.run_directory import RunDirectory
 from pipelines.training.run_lock import exclusive
-from vamba.data.manifest import SampleRow
 from vamba.data.plan import DataPlan
-from vamba.data.reader_config import plan_items
+from vamba.data.reader_config import ReaderConfig, plan_items
+from vamba.data.sample_table import SampleTable
 
 if TYPE_CHECKING:
+    from vamba.data.fetch import UnreadableSampleError
     from vamba.model.config import ModelConfig
     from vamba.model.vamba import Vamba
     from vamba.train.state import TrainState
@@ -40,7 +42,7 @@ TINY_TOKENIZER = "assets/tiny_tokenizer"
 class TrainingData:
     """The training split and how it is cut into steps. num_steps: of the whole run."""
 
-    rows: tuple[SampleRow, ...]
+    rows: SampleTable
     plan: DataPlan
     digest: str
     read_range: Callable[[str, int, int], bytes]
@@ -54,7 +56,7 @@ def open_training_data(config: TrainingConfig) -> TrainingData:
 
     manifest = read_manifest(config.data)
     storage = open_storage(config.data)
-    rows = manifest.select("train")
+    rows = SampleTable(manifest.select("train"))
     plan = DataPlan(plan_items(rows, config.reader), config.plan, seed=config.train.seed)
     return TrainingData(
         rows=rows,
@@ -149,7 +151,8 @@ def train_rank(config: TrainingConfig, directory: RunDirectory) -> RankOutcome:
     """Train this rank's share of the run, from its newest checkpoint (or the start) to the exported model."""
     import torch
 
-    from vamba.data.reader import PackReader, SampleEncoder
+    from vamba.data.encode import SampleEncoder
+    from vamba.data.reader import PackReader
     from vamba.data.text import load_tokenizer
     from vamba.train.loop import fit
 
@@ -157,6 +160,7 @@ def train_rank(config: TrainingConfig, directory: RunDirectory) -> RankOutcome:
     torch.set_num_threads(config.workers.threads)
     with exclusive(directory, rank):
         attempt = from_first(directory.new_attempt() if rank == 0 else 0)
+        unreadable = from_first(_known_unreadable(directory) if rank == 0 else set())
         data = open_training_data(config)
         state = build_state(config, data)
         store = CheckpointStore(directory.checkpoints, retention=config.checkpoints, notify=directory.append_event)
@@ -169,17 +173,18 @@ def train_rank(config: TrainingConfig, directory: RunDirectory) -> RankOutcome:
             attempt=attempt, rank=rank, pid=os.getpid(), host=socket.gethostname(), world_size=world_size,
             backends=backends, resumed_from_step=state.step, num_steps=state.num_steps,
         )  # fmt: skip
-        encode = SampleEncoder(load_tokenizer(tokenizer_directory(config)), config.reader)
+        tokenizer = load_tokenizer(tokenizer_directory(config))
+        encode = SampleEncoder(tokenizer, config.reader, device=config.workers.device)
         reader = PackReader(
             data.plan, data.rows, data.read_range, encode,
-            state=state.reader_state, rank=rank, world_size=world_size,
-            prefetch_steps=config.reader.prefetch_steps, cache_bytes=config.reader.cache_bytes,
+            state=state.reader_state, rank=rank, world_size=world_size, config=config.reader,
+            unreadable=unreadable, on_unreadable=partial(_record_unreadable, directory, rank),
         )  # fmt: skip
         labels = {key: directory.read_run().get(key) for key in ("config_digest", "data_digest")}
         labels["backends"] = backends
-        with RankRun(directory, store, attempt=attempt, rank=rank, labels=labels) as run:
+        run = RankRun(directory, store, config.reader, attempt=attempt, rank=rank, labels=labels, unreadable=unreadable)
+        with reader, run:
             finished = fit(state, reader, run)
-        reader.close()
         if finished:
             export_model(state, config, directory, rank)
         if rank == 0:
@@ -191,9 +196,19 @@ class RankRun:
     """The loop's `Run`: metrics of rank 0 to a file, checkpoints to the store, stop requests from the run directory."""
 
     def __init__(
-        self, directory: RunDirectory, store: CheckpointStore, *, attempt: int, rank: int, labels: dict[str, Any]
+        self,
+        directory: RunDirectory,
+        store: CheckpointStore,
+        reader: ReaderConfig,
+        *,
+        attempt: int,
+        rank: int,
+        labels: dict[str, Any],
+        unreadable: Collection[str],
     ) -> None:
+        """unreadable: ids of samples that earlier attempts could not read."""
         self._directory, self._store, self._labels = directory, store, labels
+        self._max_unreadable, self._unreadable = reader.max_unreadable_samples, set(unreadable)
         self._metrics: IO[str] | None = directory.metrics_path(attempt).open("a") if rank == 0 else None
 
     def __enter__(self) -> RankRun:
@@ -207,13 +222,22 @@ class RankRun:
         return self._directory.stop_path.exists()
 
     def report(self, result: StepResult) -> None:
-        if self._metrics is None:
-            return
+        if self._metrics is not None:
+            self._write(self._metrics, result)
+        self._unreadable.update(result.unreadable)
+        if len(self._unreadable) > self._max_unreadable:
+            raise ValueError(
+                f"{len(self._unreadable)} samples can't be read, and reader.max_unreadable_samples allows "
+                f"{self._max_unreadable}: {', '.join(sorted(self._unreadable)[:8])}. Where each is and why stands in "
+                f"{self._directory.events_path}. Restore the shards (`vamba data verify` finds them), or allow more."
+            )
+
+    def _write(self, file: IO[str], result: StepResult) -> None:
         record = asdict(result)
         del record["stop_requested"]
         record["seconds"] = {phase: round(seconds, 6) for phase, seconds in result.seconds.items()}
-        self._metrics.write(json.dumps({**record, "time": round(time.time(), 3)}) + "\n")
-        self._metrics.flush()
+        file.write(json.dumps({**record, "time": round(time.time(), 3)}) + "\n")
+        file.flush()
 
     def save(self, state: TrainState, *, durable: bool) -> None:
         held_s = self._store.save(state, self._labels)
@@ -221,6 +245,19 @@ class RankRun:
             self._store.wait()
         elif self._metrics is not None:
             self._directory.append_event("checkpoint_begun", step=state.step, held_s=round(held_s, 5))
+
+
+def _known_unreadable(directory: RunDirectory) -> set[str]:
+    """Ids of the samples that earlier attempts could not read."""
+    return {event["id"] for event in directory.read_events() if event["event"] == "sample_unreadable"}
+
+
+def _record_unreadable(directory: RunDirectory, rank: int, error: UnreadableSampleError, step: int) -> None:
+    row = error.row
+    directory.append_event(
+        "sample_unreadable", id=row.id, shard=row.shard, offset_bytes=row.offset_bytes, size_bytes=row.size_bytes,
+        step=step, rank=rank, reason=error.reason,
+    )  # fmt: skip
 
 
 def export_model(state: TrainState, config: TrainingConfig, directory: RunDirectory, rank: int) -> None:

@@ -111,6 +111,22 @@ def test_a_pack_that_does_not_count_changes_nothing() -> None:
         assert left.equal(right)
 
 
+def test_unreadable_samples_are_in_the_result() -> None:
+    inputs = replace(inputs_of(4), unreadable=("b",))
+    result = train_step(state_of(Classifier(), learning_rate=0.01), inputs)
+    assert (result.sample_ids, result.unreadable) == (("a", "b"), ("b",))
+
+
+def test_a_step_without_a_readable_sample_changes_nothing() -> None:
+    model = Classifier()
+    before = [p.clone() for p in model.parameters()]
+    nothing = replace(inputs_of(4), unreadable=("a", "b"))
+    micro = (replace(nothing.micro_batches[0], counts=False),)
+    result = train_step(state_of(model, learning_rate=0.1, weight_decay=0.1), replace(nothing, micro_batches=micro))
+    assert (result.loss, result.num_loss_tokens, result.unreadable) == (0.0, 0, ("a", "b"))
+    assert all(p.equal(q) for p, q in zip(model.parameters(), before, strict=True))
+
+
 def test_frozen_parameters_have_no_state_and_do_not_move() -> None:
     model = Classifier()
     model.hidden.requires_grad_(False)
