@@ -45,7 +45,7 @@ def decode_segment(request: DecodeRequest) -> list[bytes]:
     """
     targets = frozenset(request.target_pts)
     jpegs: dict[int, bytes] = {}
-    with open_container(request.location) as container:
+    with open_container(request.location, request.max_pixels) as container:
         stream = _open_stream(container, request)
         for gop in _gops(_packets_from(container, stream, request)):
             wanted = {packet.pts for packet in gop.packets if packet.pts in targets and packet.pts not in jpegs}
@@ -65,7 +65,7 @@ def decode_sequentially(request: DecodeRequest) -> list[bytes]:
     """
     targets = frozenset(request.target_pts)
     jpegs: dict[int, bytes] = {}
-    with open_container(request.location) as container:
+    with open_container(request.location, request.max_pixels) as container:
         stream = _open_stream(container, request)
         try:
             for frame in container.decode(stream):
@@ -111,7 +111,7 @@ def _packets_from(container: Any, stream: Any, request: DecodeRequest) -> Iterat
                 return
             if packet.dts is not None and packet.dts > request.key_dts:
                 break
-    with open_container(request.location) as fresh:
+    with open_container(request.location, request.max_pixels) as fresh:
         found = False
         for packet in _video_packets(fresh, fresh.streams[request.stream_index]):
             found = found or (packet.is_keyframe and packet.pts == request.key_pts)

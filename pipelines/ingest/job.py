@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.extension import Request, Work, find_work
+from pipelines.ingest.limits import sequential_costs_s
 from pipelines.ingest.lock import check_free, destination_lock
 from pipelines.ingest.plan import group_by_cost, plan_shards
 from pipelines.ingest.progress import IngestStatus, Progress, TextProgress
@@ -195,10 +196,16 @@ def _decode_tasks(
         todo = [(video, segment) for video in shard.videos for segment in video.segments if segment.name not in done]
         if not todo:
             pack_only.append({"segments": [], "shards": [{"name": shard.name, "num_segments": shard.num_segments}]})
+        sequential_s = {
+            segment.name: cost_s
+            for video in shard.videos
+            for segment, cost_s in zip(video.segments, sequential_costs_s(video), strict=True)
+        }
         for video, segment in todo:
             common = {"codec": video.codec, "stream_index": video.stream_index, "source_uri": video.source.uri}
             common |= {"media": video.source.media, **asdict(video.source.location)}
             size = {"width": video.width, "height": video.height, "orientation": video.orientation}
+            common["sequential_cost_s"] = sequential_s[segment.name]
             segments.append({"shard": shard.name, **common, **size, "segment": asdict(segment)})
             costs.append(segment.cost_s)
     counts = {shard.name: shard.num_segments for shard in shards}

@@ -17,11 +17,14 @@ import av
 import numpy as np
 from av.stream import Disposition
 
+from pipelines.ingest.config import Limits
 from pipelines.ingest.container import open_container
+from pipelines.ingest.limits import check_duration, check_pixels
 from pipelines.ingest.opening import SourceFile, checked_source
 from pipelines.ingest.sniff import HEAD_BYTES, foreign_kind, mp4_damage
 from pipelines.ingest.types import IngestError, Location, ProbedVideo
 
+_NO_LIMITS = Limits()
 _TRUNCATION_TOLERANCE_S = 1.0
 _NUM_ORDER_FRAMES = 32  # enough to see whether presentation times go backwards
 
@@ -37,12 +40,12 @@ class _PacketIndex:
     corrupt: set[int] = field(default_factory=set)  # positions
 
 
-def probe_video(source: Location | str) -> ProbedVideo:
+def probe_video(source: Location | str, limits: Limits = _NO_LIMITS) -> ProbedVideo:
     """Probes the bytes at `source`: a location, or the path or URI of a whole file.
 
     Raises:
         IngestError: with class "not_found", "permission_denied", "unreachable", "io_error", "empty", "not_a_video",
-            "no_video_stream", "truncated", "corrupt", "no_timestamps" or "unsupported".
+            "no_video_stream", "truncated", "corrupt", "no_timestamps", "unsupported" or "too_long".
     """
     location = Location(uri=source) if isinstance(source, str) else source
     with checked_source(location, hashing=True) as file:
@@ -53,14 +56,18 @@ def probe_video(source: Location | str) -> ProbedVideo:
         if damage is not None:
             raise IngestError("truncated", damage)
         try:
-            return _probe_media(file)
+            return _probe_media(file, limits)
+        except av.error.MemoryError as error:
+            raise MemoryError from error
         except av.error.FFmpegError as error:
             raise IngestError("corrupt", f"ffmpeg cannot read it: {error.strerror or error}") from error
 
 
-def _probe_media(file: SourceFile) -> ProbedVideo:
-    with open_container(file) as container:
+def _probe_media(file: SourceFile, limits: Limits) -> ProbedVideo:
+    with open_container(file, limits.max_pixels) as container:
         stream = video_stream(container)
+        check_pixels(stream.codec_context.width, stream.codec_context.height, limits.max_pixels)
+        check_duration((container.duration or 0) / 1_000_000, limits)
         index = _index_packets(container, stream)
         has_audio = bool(container.streams.audio)
         header_frames, average_fps = stream.frames, stream.average_rate or Fraction(0)
@@ -82,7 +89,7 @@ def _probe_media(file: SourceFile) -> ProbedVideo:
         details = (container.format.name, stream.index, stream.time_base, stream.codec_context)
         container_name, stream_index, time_base, context = details
         pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
-    frames = _first_frames(file, stream_index, _NUM_ORDER_FRAMES if container_name == "avi" else 1)
+    frames = _first_frames(file, stream_index, _NUM_ORDER_FRAMES if container_name == "avi" else 1, limits)
     if any(later.pts <= earlier.pts for earlier, later in zip(frames, frames[1:], strict=False)):
         message = "an AVI file with B-frames keeps no presentation times; re-encode it, e.g. to H.264 in MP4"
         raise IngestError("no_timestamps", message)
@@ -182,9 +189,9 @@ def _check_length(file: SourceFile, container: Any, stream: Any, end_pts: int) -
         )
 
 
-def _first_frames(file: SourceFile, stream_index: int, num_frames: int) -> list[Any]:
+def _first_frames(file: SourceFile, stream_index: int, num_frames: int, limits: Limits) -> list[Any]:
     """The first frames, decoded, in the order that the decoder presents them: at least one."""
-    with open_container(file) as container:
+    with open_container(file, limits.max_pixels) as container:
         stream = container.streams[stream_index]
         stream.codec_context.thread_count = 1
         frames: list[Any] = list(itertools.islice(container.decode(stream), num_frames))
