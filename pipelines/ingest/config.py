@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pipelines.ingest.types import MAX_PIXELS
 from vamba.data.manifest import FORMAT_VERSION, digest_of
 from vamba.data.sampling import FrameSampling
 
@@ -53,7 +54,7 @@ class SplitRule:
 class Watchdog:
     """When a decoder process is ended: its segment is tried once more in the plain way, then its video has failed."""
 
-    base_s: float = 60.0  # allowed for any segment or probe
+    base_s: float = 60.0  # allowed for any segment or probe, on top
     per_cost: float = 30.0  # seconds allowed for each second of CPU time that the plan estimates
     max_rss_bytes: int = 3 * 1024**3  # resident memory of one decoder process
 
@@ -62,6 +63,20 @@ class Watchdog:
             raise ValueError(
                 "watchdog needs base_s > 0, per_cost >= 0 and max_rss_bytes of at least 268435456 (256 MiB)"
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What is refused, as a failure, before it costs memory or time."""
+
+    max_pixels: int = MAX_PIXELS  # width x height of a decoded picture
+    max_duration_s: float | None = None  # of a video; null: none is too long
+
+    def __post_init__(self) -> None:
+        if self.max_duration_s is not None and self.max_duration_s <= 0:
+            raise ValueError(f"limits.max_duration_s is {self.max_duration_s}; it must be above 0, or null")
+        if self.max_pixels < 1:
+            raise ValueError(f"limits.max_pixels is {self.max_pixels}; it must be at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +91,7 @@ class IngestConfig:
     split: SplitRule = field(default_factory=SplitRule)
     target_shard_bytes: int = 128 * 1000**2  # planned size of a shard; the real one follows the content
     segment_cost_s: float = 1.5  # CPU seconds of decoding in one segment of a long video, and in one task
+    limits: Limits = field(default_factory=Limits)
     watchdog: Watchdog = field(default_factory=Watchdog)
     max_failure_fraction: float = 0.5  # share of the videos that may fail before the job counts as failed
     ray_address: str | None = None  # of a running Ray cluster; null starts Ray on this machine

@@ -18,11 +18,11 @@ import pyarrow as pa
 
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.extension import Request, Work, find_work
+from pipelines.ingest.limits import sequential_costs_s
 from pipelines.ingest.lock import check_free, destination_lock
 from pipelines.ingest.plan import group_by_cost, plan_shards
 from pipelines.ingest.progress import IngestStatus, Progress, TextProgress
 from pipelines.ingest.publish import publish
-from pipelines.ingest.reproduce import FIRST_VIDEO_STREAM, ffmpeg_command
 from pipelines.ingest.rows import SOURCE_SCHEMA, TASK_SCHEMA, probed_from_table, source_row
 from pipelines.ingest.sources import SourceList, find_sources
 from pipelines.ingest.stages import bind, decode_task, probe_task, run_stage
@@ -140,7 +140,7 @@ def _probe(config: IngestConfig, sources: Sequence[VideoSource], progress: Progr
     results: list[PlannedVideo | Failure] = []
     started_s = time.monotonic()
     for table in run_stage(tasks, bind(probe_task, config=config)):
-        results += [_with_command(item) for item in probed_from_table(table)]
+        results += probed_from_table(table)
         progress.update(
             IngestStatus(
                 stage="probe",
@@ -152,12 +152,6 @@ def _probe(config: IngestConfig, sources: Sequence[VideoSource], progress: Progr
             )
         )
     return sorted(results, key=lambda item: item.id if isinstance(item, Failure) else item.source.id)
-
-
-def _with_command(item: PlannedVideo | Failure) -> PlannedVideo | Failure:
-    if isinstance(item, PlannedVideo):
-        return item
-    return replace(item, command=ffmpeg_command(item.source_uri, FIRST_VIDEO_STREAM))
 
 
 def _decode(
@@ -202,9 +196,16 @@ def _decode_tasks(
         todo = [(video, segment) for video in shard.videos for segment in video.segments if segment.name not in done]
         if not todo:
             pack_only.append({"segments": [], "shards": [{"name": shard.name, "num_segments": shard.num_segments}]})
+        sequential_s = {
+            segment.name: cost_s
+            for video in shard.videos
+            for segment, cost_s in zip(video.segments, sequential_costs_s(video), strict=True)
+        }
         for video, segment in todo:
-            common = {"uri": video.source.uri, "codec": video.codec, "stream_index": video.stream_index}
+            common = {"codec": video.codec, "stream_index": video.stream_index, "source_uri": video.source.uri}
+            common |= {"media": video.source.media, **asdict(video.source.location)}
             size = {"width": video.width, "height": video.height, "orientation": video.orientation}
+            common["sequential_cost_s"] = sequential_s[segment.name]
             segments.append({"shard": shard.name, **common, **size, "segment": asdict(segment)})
             costs.append(segment.cost_s)
     counts = {shard.name: shard.num_segments for shard in shards}

@@ -86,7 +86,7 @@ def pack_shard(staging: Staging, plan: ShardPlan) -> ShardCommit:
         if failure is None:
             videos.append(video)
         else:
-            command = ffmpeg_command(video.source.uri, video.stream_index)
+            command = ffmpeg_command(video.source.location, video.stream_index)
             failures.append(replace(failure, command=command))
     if not videos:
         return ShardCommit(shard=None, samples=(), failures=tuple(failures))
@@ -124,7 +124,7 @@ def _add_video(writer: TarWriter, staging: Staging, shard: str, video: PlannedVi
         offset_bytes=offset_bytes,
         size_bytes=writer.size_bytes - offset_bytes,
         split=video.split,  # type: ignore[arg-type]
-        media="video",
+        media=source.media,
         duration_ns=video.duration_ns,
         num_frames=num_frames,
         width=video.width,
@@ -143,7 +143,7 @@ def _frames(staging: Staging, shard: str, video: PlannedVideo) -> Iterator[bytes
 def _header(video: PlannedVideo) -> bytes:
     return sample_header(
         id=video.source.id,
-        media="video",
+        media=video.source.media,
         split=video.split,
         source_uri=video.source.uri,
         source_digest=video.digest,

@@ -16,7 +16,7 @@ import numpy as np
 
 from pipelines.ingest.config import IngestConfig, SplitRule
 from pipelines.ingest.segments import JPEG_BYTES_PER_PIXEL, Reading, cut_segments
-from pipelines.ingest.types import IngestError, PlannedVideo, ProbedVideo, ShardPlan, VideoSource
+from pipelines.ingest.types import IngestError, PlannedVideo, ProbedImage, ProbedVideo, ShardPlan, VideoSource
 from vamba.data.sampling import select_frames
 
 _MEMBER_OVERHEAD_BYTES = 768
@@ -73,7 +73,7 @@ def _choose(probe: ProbedVideo, shown: np.ndarray, size: tuple[int, int], config
         raise IngestError("unsupported", f"sampling.policy auto finds no frame for it: {error}") from error
 
 
-def stored_size(probe: ProbedVideo, long_edge: int, short_edge: int) -> tuple[int, int]:
+def stored_size(probe: ProbedVideo | ProbedImage, long_edge: int, short_edge: int) -> tuple[int, int]:
     """Width and height of the stored frames: upright, square pixels, within the edges, never enlarged."""
     width, height = Fraction(probe.width) * probe.pixel_aspect, Fraction(probe.height)
     if "t" in probe.orientation:

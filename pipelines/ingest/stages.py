@@ -11,13 +11,17 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 
 from pipelines.ingest.config import IngestConfig
+from pipelines.ingest.limits import time_limit_s
 from pipelines.ingest.pack import pack_if_complete
 from pipelines.ingest.plan import plan_video
+from pipelines.ingest.plan_image import plan_image
+from pipelines.ingest.reproduce import FIRST_VIDEO_STREAM, ffmpeg_command
 from pipelines.ingest.rows import DECODED_SCHEMA, probed_table, segment_from_row, source_from_row
 from pipelines.ingest.sandbox import DecoderProcess
 from pipelines.ingest.staging import Staging
@@ -25,6 +29,8 @@ from pipelines.ingest.types import DecodeRequest, IngestError, PlannedVideo, Vid
 from vamba.data.manifest import Failure
 
 _PROBE_BYTES_PER_S = 5e6  # slowest storage that a probe waits for
+
+_UNREADABLE = {"not_found", "permission_denied", "unreachable"}  # reading again another way cannot help
 
 _decoder: DecoderProcess | None = None
 
@@ -60,10 +66,14 @@ def probe_task(table: pa.Table, *, config: IngestConfig) -> pa.Table:
 def _probe(source: VideoSource, config: IngestConfig) -> PlannedVideo | Failure:
     limit_s = config.watchdog.base_s + max(source.size_bytes, 0) / _PROBE_BYTES_PER_S
     try:
-        probe = _worker_decoder(config).probe(source.uri, limit_s=limit_s)
-        return plan_video(source, probe, config)
+        decoder = _worker_decoder(config)
+        if source.media == "image":
+            picture = decoder.probe_image(source.location, config.limits.max_pixels, limit_s=limit_s)
+            return plan_image(source, picture, config)
+        return plan_video(source, decoder.probe(source.location, config.limits, limit_s=limit_s), config)
     except IngestError as error:
-        return _failure("probe", source.id, source.uri, error)
+        failure = _failure("probe", source.id, source.uri, error)
+        return replace(failure, command=ffmpeg_command(source.location, FIRST_VIDEO_STREAM))
 
 
 def decode_task(table: pa.Table, *, config: IngestConfig, staging_key: str) -> pa.Table:
@@ -86,6 +96,8 @@ def _decode(item: dict[str, Any], config: IngestConfig, staging: Staging) -> dic
         return row  # this task ran before and its worker was lost
     request = DecodeRequest(
         uri=item["uri"],
+        offset_bytes=item["offset_bytes"],
+        length_bytes=item["length_bytes"],
         codec=item["codec"],
         stream_index=item["stream_index"],
         key_pts=segment.key_pts,
@@ -96,24 +108,34 @@ def _decode(item: dict[str, Any], config: IngestConfig, staging: Staging) -> dic
         height=item["height"],
         orientation=item["orientation"],
         jpeg_quality=config.frames.jpeg_quality,
+        max_pixels=config.limits.max_pixels,
     )
-    limit_s = config.watchdog.base_s + config.watchdog.per_cost * segment.cost_s
+    limit_s = time_limit_s(config.watchdog, segment.cost_s)
+    sequential_limit_s = time_limit_s(config.watchdog, item["sequential_cost_s"])
     try:
-        frames = _decode_with_retry(_worker_decoder(config), request, limit_s)
+        decoder = _worker_decoder(config)
+        if item["media"] == "image":
+            frames = decoder.decode_image(request, limit_s=limit_s)
+        else:
+            frames = _decode_with_retry(decoder, request, limit_s, sequential_limit_s)
     except IngestError as error:
-        failure = _failure("decode", segment.name.rpartition(".")[0], item["uri"], error)
+        failure = _failure("decode", segment.name.rpartition(".")[0], item["source_uri"], error)
         staging.write_segment_failure(item["shard"], segment.name, failure)
         return {**row, "num_frames": 0, "error_class": error.error_class}
     staging.write_segment(item["shard"], segment.name, frames)
     return row
 
 
-def _decode_with_retry(decoder: DecoderProcess, request: DecodeRequest, limit_s: float) -> list[bytes]:
+def _decode_with_retry(
+    decoder: DecoderProcess, request: DecodeRequest, limit_s: float, sequential_limit_s: float
+) -> list[bytes]:
     try:
         return decoder.decode(request, limit_s=limit_s)
     except IngestError as first:
+        if first.error_class in _UNREADABLE:
+            raise
         try:
-            return decoder.decode(request, limit_s=limit_s, sequentially=True)
+            return decoder.decode(request, limit_s=sequential_limit_s, sequentially=True)
         except IngestError as second:
             raise (first if second.error_class == "decoder_timeout" else second) from None
 

@@ -15,6 +15,8 @@ import numpy as np
 from vamba.data.manifest import Failure, SampleRow, ShardRow
 from vamba.data.sample import Conversation, Media
 
+MAX_PIXELS = 2**27  # 16384 x 8192: what limits.max_pixels is by default
+
 
 class IngestError(Exception):
     """Something wrong with one video. It becomes a `Failure` row; the job goes on."""
@@ -82,6 +84,24 @@ class ProbedVideo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProbedImage:
+    """What the header of a picture tells."""
+
+    digest: str  # "sha256:…" of the file's bytes
+    format: str  # "jpeg", "png", …
+    mode: str  # Pillow's name of how pixels are stored
+    width: int  # pixels, before it is turned upright
+    height: int
+    orientation: str  # as in ProbedVideo
+    has_profile: bool  # it names its colours by an ICC profile
+
+    @property
+    def pixel_aspect(self) -> Fraction:
+        """As in ProbedVideo. What files say of it is a matter of printing."""
+        return Fraction(1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
     """Consecutive whole GOPs of a video (GOP: the frames from one keyframe up to the next, as presented)."""
 
@@ -95,7 +115,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedVideo:
-    """All that is known before a frame is decoded; its segments tile its targets."""
+    """All that is known before a frame is decoded; its segments tile its targets. An image is a video of one frame."""
 
     source: VideoSource
     digest: str  # "sha256:…"
@@ -126,9 +146,11 @@ class ShardPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeRequest:
-    """What a decoder process needs to decode one segment."""
+    """What a decoder process needs to decode one segment, or an image: of that, only its place and how it is stored."""
 
     uri: str
+    offset_bytes: int = 0  # see Location
+    length_bytes: int | None = None
     codec: str
     stream_index: int
     key_pts: int
@@ -139,6 +161,12 @@ class DecodeRequest:
     orientation: str
     jpeg_quality: int
     seeks: tuple[tuple[int, int], ...] = ()  # see `Segment`
+    max_pixels: int = MAX_PIXELS  # of a decoded picture
+
+    @property
+    def location(self) -> Location:
+        """Where the bytes of the video are."""
+        return Location(uri=self.uri, offset_bytes=self.offset_bytes, length_bytes=self.length_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
