@@ -24,8 +24,9 @@ import ffmpeg
 from benchmarks.ingest_work import requests_of, source_of
 from pipelines.ffmpeg import ffmpeg_binary
 from pipelines.ingest.config import IngestConfig
+from pipelines.ingest.decode import decode_segment
 from pipelines.ingest.plan import plan_video
-from pipelines.ingest.sandbox_child import _HANDLERS as HANDLERS
+from pipelines.ingest.probe import probe_video
 from pipelines.ingest.types import VideoSource
 
 FILMS = {
@@ -61,7 +62,7 @@ def peak_of(step: str, argument: object) -> tuple[int, Any]:
 def run_step(step: str) -> None:
     """In the fresh process."""
     argument = pickle.loads(sys.stdin.buffer.read())
-    work = _plan if step == "plan" else HANDLERS[step]
+    work = {"probe": probe_video, "plan": _plan, "decode": decode_segment}[step]
     before_bytes = _peak_rss_bytes()
     result = work(argument)
     peak_bytes = _peak_rss_bytes() - before_bytes

@@ -73,7 +73,7 @@ class SplitRule:
 class Watchdog:
     """When a decoder process is ended: its segment is tried once more in the plain way, then its video has failed."""
 
-    base_s: float = 60.0  # allowed for any segment or probe
+    base_s: float = 60.0  # allowed for any segment or probe, on top
     per_cost: float = 30.0  # seconds allowed for each second of CPU time that the plan estimates
     max_rss_bytes: int = 3 * 1024**3  # resident memory of one decoder process
 
@@ -89,8 +89,11 @@ class Limits:
     """What is refused, as a failure, before it costs memory or time."""
 
     max_pixels: int = MAX_PIXELS  # width x height of a decoded picture
+    max_duration_s: float | None = None  # of a video; null: none is too long
 
     def __post_init__(self) -> None:
+        if self.max_duration_s is not None and self.max_duration_s <= 0:
+            raise ValueError(f"limits.max_duration_s is {self.max_duration_s}; it must be above 0, or null")
         if self.max_pixels < 1:
             raise ValueError(f"limits.max_pixels is {self.max_pixels}; it must be at least 1")
 

@@ -18,6 +18,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageCms
 
+from pipelines.ingest.limits import check_pixels
 from pipelines.ingest.opening import checked_source
 from pipelines.ingest.sniff import HEAD_BYTES, foreign_kind
 from pipelines.ingest.types import DecodeRequest, IngestError, Location, ProbedImage
@@ -58,20 +59,6 @@ def probe_image(location: Location, max_pixels: int) -> ProbedImage:
             height=height,
             orientation=_orientation(image),
             has_profile="icc_profile" in image.info,
-        )
-
-
-def check_pixels(width: int, height: int, max_pixels: int) -> None:
-    """Refuses pictures that would take too much memory.
-
-    Raises:
-        IngestError: "unsupported".
-    """
-    if width * height > max_pixels:
-        raise IngestError(
-            "unsupported",
-            f"its pictures have {width} x {height} pixels, more than limits.max_pixels allows ({max_pixels}); raise "
-            "the limit (and watchdog.max_rss_bytes), or scale it down",
         )
 
 

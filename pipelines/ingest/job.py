@@ -20,6 +20,7 @@ import pyarrow as pa
 from pipelines.ingest.batches import Position, next_position, shards_of_batch, take_batch
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.extension import Request, Work, find_work, is_current, work_key
+from pipelines.ingest.limits import sequential_costs_s
 from pipelines.ingest.lock import LOCK_NAME, check_free, destination_lock
 from pipelines.ingest.plan import group_by_cost
 from pipelines.ingest.progress import IngestStatus, Progress, TextProgress
@@ -258,6 +259,11 @@ def _decode_tasks(
         todo = [(video, segment) for video in shard.videos for segment in video.segments if segment.name not in done]
         if not todo:
             pack_only.append({"segments": [], "shards": [{"name": shard.name, "num_segments": shard.num_segments}]})
+        sequential_s = {
+            segment.name: cost_s
+            for video in shard.videos
+            for segment, cost_s in zip(video.segments, sequential_costs_s(video), strict=True)
+        }
         for video, segment in todo:
             size = {
                 "width": video.width,
@@ -267,6 +273,7 @@ def _decode_tasks(
             }
             common = {"codec": video.codec, "stream_index": video.stream_index, "source_uri": video.source.uri}
             common |= {"media": video.source.media, **asdict(video.source.location)}
+            common["sequential_cost_s"] = sequential_s[segment.name]
             segments.append({"shard": shard.name, **common, **size, "segment": asdict(segment)})
             costs.append(segment.cost_s)
     counts = {shard.name: shard.num_segments for shard in shards}

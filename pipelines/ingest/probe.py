@@ -7,7 +7,6 @@ a decoder process (see sandbox.py), since damaged files can take the native libr
 
 from __future__ import annotations
 
-import itertools
 import struct
 from array import array
 from dataclasses import dataclass, field
@@ -18,13 +17,16 @@ import av
 import numpy as np
 from av.stream import Disposition
 
+from pipelines.ingest.config import Limits
 from pipelines.ingest.container import open_container
 from pipelines.ingest.deinterlace import is_interlaced
+from pipelines.ingest.limits import check_duration, check_pixels
 from pipelines.ingest.opening import SourceFile, checked_source
 from pipelines.ingest.sniff import HEAD_BYTES, foreign_kind, mp4_damage
 from pipelines.ingest.tonemap import is_hdr
 from pipelines.ingest.types import IngestError, Location, ProbedVideo
 
+_NO_LIMITS = Limits()
 _TRUNCATION_TOLERANCE_S = 1.0
 _NUM_ORDER_FRAMES = 32  # enough to see whether presentation times go backwards
 
@@ -46,12 +48,12 @@ class _PacketIndex:
     corrupt: set[int] = field(default_factory=set)  # positions
 
 
-def probe_video(source: Location | str) -> ProbedVideo:
+def probe_video(source: Location | str, limits: Limits = _NO_LIMITS) -> ProbedVideo:
     """Probes the bytes at `source`: a location, or the path or URI of a whole file.
 
     Raises:
         IngestError: with class "not_found", "permission_denied", "unreachable", "io_error", "empty", "not_a_video",
-            "no_video_stream", "truncated", "corrupt", "no_timestamps" or "unsupported".
+            "no_video_stream", "truncated", "corrupt", "no_timestamps", "unsupported" or "too_long".
     """
     location = Location(uri=source) if isinstance(source, str) else source
     with checked_source(location, hashing=True) as file:
@@ -62,15 +64,20 @@ def probe_video(source: Location | str) -> ProbedVideo:
         if damage is not None:
             raise IngestError("truncated", damage)
         try:
-            return _probe_media(file)
+            return _probe_media(file, limits)
+        except av.error.MemoryError as error:
+            raise MemoryError from error
         except av.error.FFmpegError as error:
             raise IngestError("corrupt", f"ffmpeg cannot read it: {error.strerror or error}") from error
 
 
-def _probe_media(file: SourceFile) -> ProbedVideo:
-    with open_container(file) as container:
+def _probe_media(file: SourceFile, limits: Limits) -> ProbedVideo:
+    with open_container(file, limits.max_pixels) as container:
         stream = video_stream(container)
-        index = _index_packets(container, stream)
+        check_pixels(stream.codec_context.width, stream.codec_context.height, limits.max_pixels)
+        check_duration((container.duration or 0) / 1_000_000, limits)
+        first_frames = _FirstFrames(stream.codec_context, container.format.name)
+        index = _index_packets(container, stream, first_frames)
         has_audio = bool(container.streams.audio)
         header_frames, average_fps = stream.frames, stream.average_rate or Fraction(0)
         if not index.pts:
@@ -91,7 +98,7 @@ def _probe_media(file: SourceFile) -> ProbedVideo:
         details = (container.format.name, stream.index, stream.time_base, stream.codec_context)
         container_name, stream_index, time_base, context = details
         pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
-    frames = _first_frames(file, stream_index, _NUM_ORDER_FRAMES if container_name == "avi" else 1)
+    frames = first_frames.decoded()
     if any(later.pts <= earlier.pts for earlier, later in zip(frames, frames[1:], strict=False)):
         message = "an AVI file with B-frames keeps no presentation times; re-encode it, e.g. to H.264 in MP4"
         raise IngestError("no_timestamps", message)
@@ -137,12 +144,44 @@ def video_stream(container: Any) -> Any:
     return film
 
 
-def _index_packets(container: Any, stream: Any) -> _PacketIndex:
+class _FirstFrames:
+    """Decodes the first frames while the packets are indexed, in the order that the decoder presents them.
+
+    Opening the file again for them would read its index again, which is large in a long one.
+    """
+
+    def __init__(self, context: Any, container_name: str) -> None:
+        context.thread_type, context.thread_count = "NONE", 1
+        self._context = context
+        self._num_wanted = _NUM_ORDER_FRAMES if container_name == "avi" else 1
+        self._frames: list[Any] = []
+        self._error: av.error.FFmpegError | None = None
+
+    def feed(self, packet: Any) -> None:
+        """A packet of the stream, None at its end."""
+        if len(self._frames) >= self._num_wanted or self._error is not None:
+            return
+        try:
+            self._frames += self._context.decode(packet)
+        except av.error.FFmpegError as error:
+            self._error = error
+
+    def decoded(self) -> list[Any]:
+        """At least one. Raises what the decoder raised, or IngestError "corrupt" if it gave none."""
+        if self._error is not None:
+            raise self._error
+        if not self._frames:
+            raise IngestError("corrupt", "no frame of it can be decoded")
+        return self._frames[: self._num_wanted]
+
+
+def _index_packets(container: Any, stream: Any, first_frames: _FirstFrames) -> _PacketIndex:
     index = _PacketIndex()
     is_vp8 = stream.codec_context.name == "vp8"
     for packet in container.demux(stream):
         if packet.size == 0:
             continue
+        first_frames.feed(packet)
         if packet.pts is None:
             index.num_without_pts += 1
             continue
@@ -154,6 +193,7 @@ def _index_packets(container: Any, stream: Any) -> _PacketIndex:
         invisible = is_vp8 and not memoryview(packet)[0] & 0x10  # an alternate reference: decoded, never shown
         index.is_shown.append(not packet.is_discard and not invisible)
         index.durations.append(packet.duration or 0)
+    first_frames.feed(None)
     return index
 
 
@@ -196,17 +236,6 @@ def _check_length(file: SourceFile, container: Any, stream: Any, end_pts: int) -
         raise IngestError(
             "truncated", f"its header announces {announced_s:.1f} s, its packets end at {last_s:.1f} s: it was cut"
         )
-
-
-def _first_frames(file: SourceFile, stream_index: int, num_frames: int) -> list[Any]:
-    """The first frames, decoded, in the order that the decoder presents them: at least one."""
-    with open_container(file) as container:
-        stream = container.streams[stream_index]
-        stream.codec_context.thread_count = 1
-        frames: list[Any] = list(itertools.islice(container.decode(stream), num_frames))
-    if not frames:
-        raise IngestError("corrupt", "no frame of it can be decoded")
-    return frames
 
 
 def _orientation(frame: Any) -> str:

@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from pipelines.ingest.config import Limits
 from pipelines.ingest.ranges import MAX_RUN_BYTES
 from pipelines.ingest.remote import Ranges, RemoteRanges
 from pipelines.ingest.types import DecodeRequest, IngestError, Location, ProbedImage, ProbedVideo
@@ -42,9 +43,9 @@ class DecoderProcess:
         self._child: subprocess.Popen[bytes] | None = None
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the object
 
-    def probe(self, location: Location, *, limit_s: float) -> ProbedVideo:
+    def probe(self, location: Location, limits: Limits, *, limit_s: float) -> ProbedVideo:
         """See `probe.probe_video`. Raises IngestError, also "decoder_timeout", "decoder_crash", "decoder_memory"."""
-        result: ProbedVideo = self._call("probe", (location,), location, limit_s)
+        result: ProbedVideo = self._call("probe", (location, limits), location, limit_s)
         return result
 
     def probe_image(self, location: Location, max_pixels: int, *, limit_s: float) -> ProbedImage:
@@ -125,7 +126,7 @@ class DecoderProcess:
             self._log.seek(0)
             self._log.truncate()
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "pipelines.ingest.sandbox_child"],
+                [sys.executable, "-m", "pipelines.ingest.sandbox_child", str(self._max_rss_bytes)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,

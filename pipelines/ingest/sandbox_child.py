@@ -8,12 +8,14 @@ av, numpy and simplejpeg, and Pillow with the first image; nothing heavier.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import pickle
 import pkgutil
 import resource
 import signal
 import sys
+import time
 from typing import Any, BinaryIO
 
 from pipelines.ingest import opening
@@ -22,6 +24,7 @@ from pipelines.ingest.wire import LENGTH, framed
 
 ALARM_MARGIN_S = 2.0  # the worker, if it lives, is faster
 _MAX_LOG_BYTES = 1 << 20  # the only file that a decoder may write is the one that its stderr goes to
+_MEMORY_MARGIN_BYTES = 1 << 30  # reserved by libraries and never used
 _PR_SET_PDEATHSIG = 1
 
 _HANDLERS = {
@@ -35,20 +38,25 @@ _HANDLERS = {
 
 def main() -> None:
     """Serves requests until the worker is gone."""
-    _confine()
+    _confine(max_rss_bytes=int(sys.argv[1]) if len(sys.argv) > 1 else None)
     worker = _Worker()
     opening.use_ranges(worker)
     while (request := worker.receive()) is not None:
         handler, arguments, limit_s = request
         # With no handler set, the kernel ends this process, whatever native code is doing.
         signal.setitimer(signal.ITIMER_REAL, limit_s + ALARM_MARGIN_S)
+        cpu_s = math.ceil(time.process_time() + limit_s + ALARM_MARGIN_S)
+        resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, resource.RLIM_INFINITY))
         answer = _answer(handler, arguments)
         signal.setitimer(signal.ITIMER_REAL, 0)
         worker.send(answer)
 
 
-def _confine() -> None:
+def _confine(max_rss_bytes: int | None) -> None:
     """Takes from this process what decoding does not need."""
+    if max_rss_bytes is not None:  # faster than the worker, which looks now and then
+        limit_bytes = max_rss_bytes + _MEMORY_MARGIN_BYTES
+        resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing on fails instead
     resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_LOG_BYTES, _MAX_LOG_BYTES))
@@ -61,6 +69,10 @@ def _answer(handler: str, arguments: tuple[Any, ...]) -> tuple[str, Any]:
         return "answer", pkgutil.resolve_name(_HANDLERS[handler])(*arguments)
     except IngestError as error:
         return "error", error
+    except MemoryError:
+        return "error", IngestError(
+            "decoder_memory", "the decoder needed more memory than watchdog.max_rss_bytes allows"
+        )
     except Exception as error:  # a file that surprises a library must not look like a crash of the process
         return "error", IngestError("corrupt", f"{type(error).__name__}: {error}")
 

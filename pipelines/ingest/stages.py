@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.ingest.config import IngestConfig
+from pipelines.ingest.limits import time_limit_s
 from pipelines.ingest.pack import pack_if_complete
 from pipelines.ingest.plan import plan_video
 from pipelines.ingest.plan_image import plan_image
@@ -69,7 +70,7 @@ def _probe(source: VideoSource, config: IngestConfig) -> PlannedVideo | Failure:
         if source.media == "image":
             picture = decoder.probe_image(source.location, config.limits.max_pixels, limit_s=limit_s)
             return plan_image(source, picture, config)
-        return plan_video(source, decoder.probe(source.location, limit_s=limit_s), config)
+        return plan_video(source, decoder.probe(source.location, config.limits, limit_s=limit_s), config)
     except IngestError as error:
         failure = _failure("probe", source.id, source.uri, error)
         return replace(failure, command=ffmpeg_command(source.location, FIRST_VIDEO_STREAM))
@@ -110,13 +111,14 @@ def _decode(item: dict[str, Any], config: IngestConfig, staging: Staging) -> dic
         h264=config.frames.h264_of(item["store"]),
         max_pixels=config.limits.max_pixels,
     )
-    limit_s = config.watchdog.base_s + config.watchdog.per_cost * segment.cost_s
+    limit_s = time_limit_s(config.watchdog, segment.cost_s)
+    sequential_limit_s = time_limit_s(config.watchdog, item["sequential_cost_s"])
     try:
         decoder = _worker_decoder(config)
         if item["media"] == "image":
             frames = decoder.decode_image(request, limit_s=limit_s)
         else:
-            frames = _decode_with_retry(decoder, request, limit_s)
+            frames = _decode_with_retry(decoder, request, limit_s, sequential_limit_s)
     except IngestError as error:
         failure = _failure("decode", segment.name.rpartition(".")[0], item["source_uri"], error)
         staging.write_segment_failure(item["shard"], segment.name, failure)
@@ -125,14 +127,16 @@ def _decode(item: dict[str, Any], config: IngestConfig, staging: Staging) -> dic
     return row
 
 
-def _decode_with_retry(decoder: DecoderProcess, request: DecodeRequest, limit_s: float) -> list[bytes]:
+def _decode_with_retry(
+    decoder: DecoderProcess, request: DecodeRequest, limit_s: float, sequential_limit_s: float
+) -> list[bytes]:
     try:
         return decoder.decode(request, limit_s=limit_s)
     except IngestError as first:
         if first.error_class in _UNREADABLE:
             raise
         try:
-            return decoder.decode(request, limit_s=limit_s, sequentially=True)
+            return decoder.decode(request, limit_s=sequential_limit_s, sequentially=True)
         except IngestError as second:
             raise (first if second.error_class == "decoder_timeout" else second) from None
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipelines.ingest import remote
-from pipelines.ingest.config import IngestConfig
+from pipelines.ingest.config import IngestConfig, Limits
 from pipelines.ingest.decode import decode_segment
 from pipelines.ingest.plan import plan_video
 from pipelines.ingest.probe import probe_video
@@ -66,7 +66,7 @@ def planned(location: Location, decoder: DecoderProcess, **settings: Any) -> Pla
         offset_bytes=location.offset_bytes if is_part else None,
     )
     assert source.location == location
-    return plan_video(source, decoder.probe(location, limit_s=60), config)
+    return plan_video(source, decoder.probe(location, Limits(), limit_s=60), config)
 
 
 def frames(video: PlannedVideo, decoder: DecoderProcess, *, sequentially: bool = False) -> list[bytes]:
@@ -239,11 +239,11 @@ def test_a_missing_object_and_a_lost_server_are_named(
 ) -> None:
     bucket = s3.make_bucket()
     with pytest.raises(IngestError) as error:
-        decoder.probe(Location(uri=f"s3://{bucket}/none.mp4"), limit_s=60)
+        decoder.probe(Location(uri=f"s3://{bucket}/none.mp4"), Limits(), limit_s=60)
     assert error.value.error_class == "not_found" and f"s3://{bucket}/none.mp4" in error.value.message
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(IngestError) as error:
-        decoder.probe(Location(uri=f"s3://{bucket}/other.mp4"), limit_s=60)
+        decoder.probe(Location(uri=f"s3://{bucket}/other.mp4"), Limits(), limit_s=60)
     assert error.value.error_class == "unreachable"
 
 
