@@ -215,9 +215,10 @@ def test_a_stream_that_is_cut_or_of_other_frames_is_refused(stored: dict[str, Pa
 def test_times_that_fall_together_are_moved_on(tmp_path: Path) -> None:
     pictures = [to_yuv420p(np.full((4, 6, 3), shade, np.uint8)) for shade in (0, 100, 200)]
     units = encode_groups(pictures, width=6, height=4, gop_frames=8, crf=23)
-    write_mp4(tmp_path / "a.mp4", units, (0, 1, 5_000_000), 5_000_001)
-    with av.open(str(tmp_path / "a.mp4")) as container:
-        assert [packet.pts for packet in container.demux(video=0) if packet.size] == [0, 1, 450]
+    for times, pts in (((0, 1, 5_000_000), [0, 1, 450]), ((33_366_667, 33_366_668, 50_000_000), [3003, 3004, 4500])):
+        write_mp4(tmp_path / "a.mp4", units, times, times[-1] + 1)
+        with av.open(str(tmp_path / "a.mp4")) as container:
+            assert [packet.pts for packet in container.demux(video=0) if packet.size] == pts
     shades = decode_h264((tmp_path / "a.mp4").read_bytes(), [2, 0, 1], width=6, height=4)
     assert np.abs(shades.mean(axis=(1, 2, 3)) - [200, 0, 100]).max() < 4
 
