@@ -18,12 +18,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from vamba.data.batch import Batch, EncodedSample, collate
-from vamba.data.frames import decode_jpegs, frames_to_patches
+from vamba.data.frames import frames_to_patches
 from vamba.data.manifest import SampleRow
 from vamba.data.plan import DataPlan, Pack, PlanState
 from vamba.data.reader_config import ReaderConfig
 from vamba.data.sample import Sample
 from vamba.data.sampling import uniform_indices
+from vamba.data.stored_frames import stored_frames
 from vamba.data.text import Tokenizer, encode_conversation
 
 ReadRange = Callable[[str, int, int], bytes]
@@ -65,9 +66,9 @@ class SampleEncoder:
     def __call__(self, content: bytes) -> EncodedSample:
         """Raises ValueError when the bytes are not a whole sample."""
         sample = Sample.from_members(_members(content))
-        num_frames = self.config.num_frames(len(sample.frames), sample.width, sample.height)
-        chosen = [sample.frames[index] for index in uniform_indices(num_frames, len(sample.frames))]
-        patches, grid_thw = frames_to_patches(decode_jpegs(chosen), self.config.frames)
+        num_frames = self.config.num_frames(sample.num_frames, sample.width, sample.height)
+        pixels_NHWC = stored_frames(sample).decode(uniform_indices(num_frames, sample.num_frames))
+        patches, grid_thw = frames_to_patches(pixels_NHWC, self.config.frames)
         return EncodedSample(
             id=sample.id,
             patches=patches,

@@ -16,6 +16,7 @@ from pipelines.datasets.duplicates import find_duplicates
 from pipelines.datasets.frame_access import FrameAccess, read_frame
 from pipelines.datasets.preview import preview
 from pipelines.datasets.verify import verify
+from pipelines.evaluation.answering import video_pieces
 from pipelines.evaluation.questions import read_sample
 from pipelines.ingest.config import FrameStorage, IngestConfig
 from pipelines.ingest.h264 import write_mp4
@@ -26,6 +27,7 @@ from pipelines.storage import open_storage
 from tests.pipelines.datasets.test_frame_access import CountingStorage
 from tests.pipelines.ingest.media import make_video
 from tests.pipelines.ingest.packing import ingest_here
+from vamba.data.frames import FrameProcessing, frames_to_patches
 from vamba.data.sample import Sample
 from vamba.data.sampling import FrameSampling
 from vamba.data.stored_frames import stored_frames
@@ -151,3 +153,16 @@ def test_previews_and_duplicates(data: Path) -> None:
     found = find_duplicates(str(data), near=True)
     assert found.near is not None and not found.near.unread
     assert [[item.id for item in group.samples] for group in found.near.groups] == [["clip", "copy"]]
+
+
+def test_evaluation_and_reports_see_the_frames(data: Path) -> None:
+    from jobs.report_parts.contact_sheet import contact_sheet
+
+    sample = samples_of(data)[0]
+    frames = stored_frames(sample)
+    processing = FrameProcessing()
+    pieces = [np.asarray(patches) for patches, _ in video_pieces(frames, processing)]
+    whole, _ = frames_to_patches(frames.decode(range(len(frames))), processing)
+    np.testing.assert_array_equal(np.concatenate(pieces), whole)
+    sheet = contact_sheet(str(data), video="clip", num_thumbnails=5)
+    assert sheet is not None and (sheet.num_frames, len(sheet.thumbnails)) == (60, 5)
