@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 _NUM_LISTED = 20
 
+Store = Annotated[
+    str | None,
+    typer.Option("--store", help="How frames are stored: jpeg (default) or h264.", metavar="STORE", show_default=False),
+]
+
 
 def ingest(
     sources: Annotated[
@@ -30,10 +35,7 @@ def ingest(
     conversations: Annotated[
         str | None, typer.Option(help="Listing of conversations or captions about the videos.", metavar="LISTING")
     ] = None,
-    store: Annotated[
-        str | None,
-        typer.Option(help="How frames are stored: jpeg or h264 (frames.store).", metavar="STORE", show_default=False),
-    ] = None,
+    store: Store = None,
     ffmpeg: Annotated[Path | None, typer.Option(help="ffmpeg to use instead of the one that comes along.")] = None,
     append: Annotated[
         bool, typer.Option("--append", help="Add the new videos to the finished dataset, as its next version.")
@@ -67,8 +69,7 @@ def ingest(
         "conversations": conversations,
         "ray_address": address,
     }
-    if store is not None:
-        arguments["frames"] = {"store": store}
+    arguments["frames"] = {"store": store} if store else None
     resolved = resolve_config(IngestConfig, recipe="ingest", file=config, assignments=set_, arguments=arguments)
     from pipelines.ingest.extension import Request
 
@@ -87,11 +88,15 @@ def ingest(
     else:
         _print_summary(summary)
     if summary.budget_passed:
-        SESSION.note(
-            f"more than {resolved.max_failure_fraction:.0%} of the videos failed (max_failure_fraction); the "
-            "dataset holds the rest"
-        )
-        raise typer.Exit(REFUSED)
+        _refuse(resolved)
+
+
+def _refuse(config: IngestConfig) -> None:
+    SESSION.note(
+        f"more than {config.max_failure_fraction:.0%} of the videos failed (max_failure_fraction); the dataset holds the "
+        "rest"
+    )
+    raise typer.Exit(REFUSED)
 
 
 def _print_summary(summary: IngestSummary) -> None:

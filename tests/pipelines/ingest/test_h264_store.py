@@ -8,14 +8,18 @@ import json
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
+from pipelines.datasets.verify import verify
 from pipelines.ingest.config import FrameStorage, IngestConfig
 from pipelines.ingest.h264 import TIME_BASE, encode_groups, to_yuv420p, write_mp4
+from pipelines.ingest.job import run_ingest
+from pipelines.ingest.progress import Silent
 from pipelines.manifest_io import read_manifest
 from tests.pipelines.ingest.media import make_video, remux
 from tests.pipelines.ingest.packing import ingest_here, plan_here
@@ -237,3 +241,15 @@ def test_without_pyav_the_message_says_what_to_do(stored: dict[str, Path], monke
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ModuleNotFoundError, match="pip install av"):
         stored_frames(sample).decode([0])
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_an_ingest_on_ray_gives_the_same_stream(videos: list[Path], stored: dict[str, Path], tmp_path: Path) -> None:
+    chosen = replace(
+        config(tmp_path / "out", cost_s=0.02, crf=12), sources=tuple(str(path) for path in videos), num_cpus=2
+    )
+    run_ingest(chosen, Silent())
+    assert verify(chosen.out, decode=True).clean
+    expected = {name: sample.video for name, sample in samples_of(stored["h264"]).items()}
+    assert {name: sample.video for name, sample in samples_of(Path(chosen.out)).items()} == expected
