@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -60,19 +60,13 @@ def ingest(
       vamba ingest more/ --out data/videos --append
     """
     from pipelines.ingest.config import IngestConfig
+    from pipelines.ingest.extension import Request
 
     if ffmpeg is not None:
         os.environ["VAMBA_FFMPEG"] = str(ffmpeg)
-    arguments: dict[str, Any] = {
-        "sources": tuple(sources),
-        "out": out,
-        "conversations": conversations,
-        "ray_address": address,
-    }
-    arguments["frames"] = {"store": store} if store else None
+    own = {"sources": tuple(sources), "out": out, "conversations": conversations, "ray_address": address}
+    arguments = {**own, "frames": {"store": store} if store else None}
     resolved = resolve_config(IngestConfig, recipe="ingest", file=config, assignments=set_, arguments=arguments)
-    from pipelines.ingest.extension import Request
-
     request = Request(append=append, retry_failures=retry_failures)
     if dry_run:
         print_config(resolved)
@@ -93,8 +87,8 @@ def ingest(
 
 def _refuse(config: IngestConfig) -> None:
     SESSION.note(
-        f"more than {config.max_failure_fraction:.0%} of the videos failed (max_failure_fraction); the dataset holds the "
-        "rest"
+        f"more than {config.max_failure_fraction:.0%} of the videos failed (max_failure_fraction); the dataset "
+        "holds the rest"
     )
     raise typer.Exit(REFUSED)
 
