@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 _NUM_LISTED = 20
 
+Store = Annotated[
+    str | None,
+    typer.Option("--store", help="How frames are stored: jpeg (default) or h264.", metavar="STORE", show_default=False),
+]
+
 
 def ingest(
     sources: Annotated[
@@ -31,10 +36,7 @@ def ingest(
     conversations: Annotated[
         str | None, typer.Option(help="Listing of conversations or captions about the videos.", metavar="LISTING")
     ] = None,
-    store: Annotated[
-        str | None,
-        typer.Option(help="How frames are stored: jpeg or h264 (frames.store).", metavar="STORE", show_default=False),
-    ] = None,
+    store: Store = None,
     ffmpeg: Annotated[Path | None, typer.Option(help="ffmpeg to use instead of the one that comes along.")] = None,
     append: Annotated[
         bool, typer.Option("--append", help="Add the new videos to the finished dataset, as its next version.")
@@ -63,8 +65,8 @@ def ingest(
 
     if ffmpeg is not None:
         os.environ["VAMBA_FFMPEG"] = str(ffmpeg)
-    arguments: dict[str, Any] = {"sources": tuple(sources), "out": out, "conversations": conversations}
-    arguments |= {"ray_address": address} | ({"frames": {"store": store}} if store is not None else {})
+    own = {"sources": tuple(sources), "out": out, "conversations": conversations, "ray_address": address}
+    arguments = {**own, "frames": {"store": store} if store else None}
     resolved = resolve_config(IngestConfig, recipe="ingest", file=config, assignments=set_, arguments=arguments)
     request = Request(append=append, retry_failures=retry_failures)
     if dry_run:
@@ -85,11 +87,15 @@ def _run(resolved: IngestConfig, request: Request, *, json: bool) -> None:
     else:
         _print_summary(summary)
     if summary.budget_passed:
-        SESSION.note(
-            f"more than {resolved.max_failure_fraction:.0%} of the videos failed (max_failure_fraction); the "
-            "dataset holds the rest"
-        )
-        raise typer.Exit(REFUSED)
+        _refuse(resolved)
+
+
+def _refuse(config: IngestConfig) -> None:
+    SESSION.note(
+        f"more than {config.max_failure_fraction:.0%} of the videos failed (max_failure_fraction); the dataset "
+        "holds the rest"
+    )
+    raise typer.Exit(REFUSED)
 
 
 def _print_summary(summary: IngestSummary) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.datasets.frame_access import UNREADABLE, FrameAccess
+from pipelines.datasets.frame_access import UNREADABLE, FrameAccess, Picture
 from pipelines.manifest_io import read_manifest
 from pipelines.storage import open_storage
 from vamba.data.manifest import Manifest, SampleRow
@@ -166,11 +166,14 @@ def _cut(text: str, most: int = _MOST_TEXT_CHARS) -> str:
     return text if len(text) <= most else f"{text[:most]} … (and {len(text) - most} more characters)"
 
 
-def _thumbnail(data: bytes) -> str:
+def _thumbnail(picture: Picture) -> str:
     from PIL import Image
 
-    with Image.open(io.BytesIO(data)) as image:
-        small = image.convert("RGB")
+    if isinstance(picture, bytes):
+        with Image.open(io.BytesIO(picture)) as image:
+            small = image.convert("RGB")
+    else:
+        small = Image.fromarray(picture)
     small.thumbnail((_THUMB_SIDE, _THUMB_SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)

@@ -1,34 +1,29 @@
 """Checks one sample of a shard: its members, its JSON and its frames against the manifest's row.
 
-Stream at the sample's first header ── header, content, padding of each member ──> JSON and frames, read once.
+Stream at the sample's first header ── header, content, padding of each member ──> JSON and frames, read once. An H.264
+stream passes through a temporary file, so that hours of it are not held in memory.
 """
 
 from __future__ import annotations
 
 import json
 import tarfile
+import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
-from pipelines.datasets.shard_stream import BLOCK_BYTES, Member, ShardStream, read_header
+from pipelines.datasets.shard_stream import BLOCK_BYTES, WHOLE_PIECES_BYTES, ShardStream, read_header
+from pipelines.datasets.verify_h264 import h264_problem
 from pipelines.shard_index import MemberRange
 from vamba.data.frames import recorded_tokens
 from vamba.data.manifest import SampleRow
-from vamba.data.sample import Conversation, frame_name
+from vamba.data.sample import Conversation, frame_name, store_of, video_name
 
 _EQUAL_KEYS = ("id", "media", "split", "source_uri", "source_digest", "duration_ns", "width", "height")
+_SPOOL_BYTES = 64 << 20
 
 Report = Callable[..., None]
 """(rule, message, sample) of something that is wrong."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SampleCheck:
-    """members: where the sample's members are; none where it is broken."""
-
-    num_frames: int
-    members: tuple[MemberRange, ...]
 
 
 class Broken(Exception):
@@ -39,60 +34,101 @@ class Broken(Exception):
         self.rule = rule
 
 
-def check_sample(stream: ShardStream, row: SampleRow, *, decode: bool, report: Report) -> SampleCheck:
-    """Reads the row's range and leaves the stream at its end."""
-    end = row.offset_bytes + row.size_bytes
-    members: list[MemberRange] = []
-    is_whole = False
-    try:
-        content, member = _member(stream, f"{row.id}.json", end)
-        members.append(member)
-        _check_document(content, row, report)
+class SampleCheck:
+    """Reads the row's range and leaves the stream at its end.
+
+    num_frames: that were looked at. members: where the sample's members are; none where it is broken.
+    """
+
+    def __init__(self, stream: ShardStream, row: SampleRow, *, decode: bool, report: Report) -> None:
+        self.num_frames = 0
+        self.members: list[MemberRange] = []
+        self._stream, self._row, self._decode, self._report = stream, row, decode, report
+        self._end = row.offset_bytes + row.size_bytes
+        try:
+            self._check()
+        except Broken as broken:
+            self.members = []
+            report(broken.rule, str(broken), row.id)
+        stream.skip(self._end - stream.position)
+
+    def _check(self) -> None:
+        row = self._row
+        document = _check_document(self._member(f"{row.id}.json"), row, self._report)
+        if store_of(document) == "h264":
+            self._check_h264(document)
+        else:
+            self._check_jpegs()
+        if self._stream.position != self._end:
+            raise Broken("members", f"{self._end - self._stream.position} bytes follow its last frame")
+
+    def _check_jpegs(self) -> None:
         problems = []
-        for index in range(row.num_frames):
-            content, member = _member(stream, frame_name(row.id, index), end)
-            members.append(member)
-            problem = _jpeg_problem(content, row, decode)
+        for index in range(self._row.num_frames):
+            problem = _jpeg_problem(self._member(frame_name(self._row.id, index)), self._row, self._decode)
+            self.num_frames += 1
             if problem:
                 problems.append(f"frame {index:06d} {problem}")
         if problems:
             others = f" (and {len(problems) - 1} more frames)" if len(problems) > 1 else ""
-            report("jpeg", problems[0] + others, row.id)
-        is_whole = stream.position == end
-        if not is_whole:
-            report("members", f"{end - stream.position} bytes follow its last frame", row.id)
-    except Broken as broken:
-        report(broken.rule, str(broken), row.id)
-    stream.skip(end - stream.position)
-    return SampleCheck(num_frames=max(0, len(members) - 1), members=tuple(members) if is_whole else ())
+            self._report("jpeg", problems[0] + others, self._row.id)
+
+    def _check_h264(self, document: dict[str, Any]) -> None:
+        name = video_name(self._row.id)
+        with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES) as file:
+            self._copy_member(name, file)
+            file.seek(0)
+            problem = h264_problem(file, self._row, document["timestamps_ns"], decode=self._decode)
+        if problem:
+            self._report("h264", f"{name} {problem}", self._row.id)
+        else:
+            self.num_frames += self._row.num_frames
+
+    def _member(self, name: str) -> bytes:
+        """The content of the next member, which must have this name."""
+        content = self._stream.read(self._header(name))
+        self._pass_padding(name)
+        return content
+
+    def _copy_member(self, name: str, file: IO[bytes]) -> None:
+        left = self._header(name)
+        while left:
+            piece = self._stream.read(min(left, WHOLE_PIECES_BYTES))
+            file.write(piece)
+            left -= len(piece)
+        self._pass_padding(name)
+
+    def _header(self, name: str) -> int:
+        """Size of the next member, which must have this name."""
+        begin = self._stream.position
+        if begin + BLOCK_BYTES > self._end:
+            raise Broken("members", f"{name} is missing: the sample's bytes end before it")
+        try:
+            member = read_header(self._stream)
+        except (tarfile.TarError, ValueError) as error:
+            raise Broken("tar", f"no plain tar header for {name} at byte {begin}: {error}") from error
+        if member.name != name:
+            raise Broken("members", f"{member.name!r} stands at byte {begin}, where {name} belongs")
+        if self._stream.position + member.size_bytes + member.padding_bytes > self._end:
+            raise Broken("tar", f"{name} claims {member.size_bytes} bytes, more than the sample has")
+        found = MemberRange(name=name, offset_bytes=self._stream.position, size_bytes=member.size_bytes)
+        self.members.append(found)
+        return member.size_bytes
+
+    def _pass_padding(self, name: str) -> None:
+        if self._stream.read(-self.members[-1].size_bytes % BLOCK_BYTES).strip(b"\0"):
+            raise Broken("tar", f"the padding after {name} is not zero")
 
 
-def _member(stream: ShardStream, name: str, end: int) -> tuple[bytes, MemberRange]:
-    begin = stream.position
-    if begin + BLOCK_BYTES > end:
-        raise Broken("members", f"{name} is missing: the sample's bytes end before it")
-    try:
-        member: Member = read_header(stream)
-    except (tarfile.TarError, ValueError) as error:
-        raise Broken("tar", f"no plain tar header for {name} at byte {begin}: {error}") from error
-    if member.name != name:
-        raise Broken("members", f"{member.name!r} stands at byte {begin}, where {name} belongs")
-    if stream.position + member.size_bytes + member.padding_bytes > end:
-        raise Broken("tar", f"{name} claims {member.size_bytes} bytes, more than the sample has")
-    found = MemberRange(name=name, offset_bytes=stream.position, size_bytes=member.size_bytes)
-    content = stream.read(member.size_bytes)
-    if stream.read(member.padding_bytes).strip(b"\0"):
-        raise Broken("tar", f"the padding after {name} is not zero")
-    return content, found
-
-
-def _check_document(content: bytes, row: SampleRow, report: Report) -> None:
+def _check_document(content: bytes, row: SampleRow, report: Report) -> dict[str, Any]:
+    """Returns the JSON."""
     try:
         document = json.loads(content)
         if not isinstance(document, dict):
             raise ValueError("it is not an object")
         conversations = [Conversation.from_json(item) for item in document["conversations"]]
         times = document["timestamps_ns"]
+        store_of(document)
         if not isinstance(times, list) or not isinstance(document["probe"], dict):
             raise ValueError('"timestamps_ns" is a list and "probe" an object')
     except (ValueError, TypeError, AttributeError, KeyError) as error:
@@ -109,6 +145,7 @@ def _check_document(content: bytes, row: SampleRow, report: Report) -> None:
         report("timestamps", "timestamps_ns holds something that is not an integer", row.id)
     elif times[:1] < [0] or any(later <= earlier for earlier, later in zip(times, times[1:], strict=False)):
         report("timestamps", "timestamps_ns must be >= 0 and strictly increasing", row.id)
+    return document
 
 
 def _jpeg_problem(content: bytes, row: SampleRow, decode: bool) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipelines.datasets.shard_stream import BLOCK_BYTES, WHOLE_PIECES_BYTES, ShardStream
-from pipelines.datasets.verify_sample import Report, check_sample
+from pipelines.datasets.verify_sample import Report, SampleCheck
 from pipelines.manifest_io import SHARDS_PREFIX
 from pipelines.shard_index import MemberRange, index_name, parse_index
 from pipelines.storage import Storage, open_storage
@@ -69,7 +69,7 @@ def check_shard(task: ShardTask) -> ShardCheck:
     try:
         for row in task.rows:
             if _is_in_place(stream, row, task, report):
-                check = check_sample(stream, row, decode=task.decode, report=report)
+                check = SampleCheck(stream, row, decode=task.decode, report=report)
                 num_frames += check.num_frames
                 if check.members:
                     members[row.id] = check.members

@@ -93,6 +93,7 @@ def ask(config: AskConfig, progress: Callable[[int, int], None] | None = None) -
     """
     from pipelines.evaluation.answering import Answerer
     from pipelines.registry.models import resolve_model
+    from vamba.data.stored_frames import JpegFrames
 
     model = resolve_model(config.model)
     started = time.monotonic()
@@ -101,7 +102,7 @@ def ask(config: AskConfig, progress: Callable[[int, int], None] | None = None) -
     decoded = time.monotonic()
     answerer = Answerer(model.directory, device=config.device, backends=config.backends)
     loaded = time.monotonic()
-    reply = answerer.answer(frames, [config.question], max_new_tokens=config.max_new_tokens)
+    reply = answerer.answer(JpegFrames(frames), [config.question], max_new_tokens=config.max_new_tokens)
     return AskReply(
         text=reply.texts[0],
         video=config.video,

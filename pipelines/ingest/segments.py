@@ -41,7 +41,7 @@ _MIN_SEGMENT_OPENS = 20
 JPEG_BYTES_PER_PIXEL = 0.16
 # A worker holds the frames of a segment; more of them make more segments, even out of one GOP. Before they are encoded
 # as H.264 they are pictures, so there are fewer to a segment; not so few that one endless GOP is decoded many times.
-_MAX_JPEG_BYTES = 32 * 1024**2
+_MAX_SEGMENT_BYTES = 32 * 1024**2
 _PICTURE_BYTES_PER_PIXEL = 1.5
 _MAX_PICTURE_BYTES = 96 * 1024**2
 
@@ -76,7 +76,7 @@ class Storing:
     def of(cls, store: Store, gop_frames: int) -> Storing:
         """By the setting `frames.store`; groups of frames that are encoded together stay in one segment."""
         if store == "jpeg":
-            return cls(pixel_s=_JPEG_S_PER_PIXEL, max_pixels=_MAX_JPEG_BYTES / JPEG_BYTES_PER_PIXEL)
+            return cls(pixel_s=_JPEG_S_PER_PIXEL, max_pixels=_MAX_SEGMENT_BYTES / JPEG_BYTES_PER_PIXEL)
         max_pixels = _MAX_PICTURE_BYTES / _PICTURE_BYTES_PER_PIXEL
         return cls(pixel_s=_H264_S_PER_PIXEL, max_pixels=max_pixels, group_frames=gop_frames)
 
@@ -101,8 +101,11 @@ def cut_segments(
     reading: Reading,
     storing: Storing | None = None,
 ) -> tuple[Segment, ...]:
-    """Cuts a video at keyframes, or between groups, into segments of near-equal cost, each with at least one target."""
-    storing = storing or Storing.of("jpeg", 1)
+    """Cuts a video at keyframes, or between groups, into segments of near-equal cost, each with at least one target.
+
+    Without `storing`, frames are stored as JPEG files.
+    """
+    storing = storing or Storing.of("jpeg", gop_frames=1)
     keys = np.flatnonzero(probe.is_key)
     keys = keys[np.argsort(probe.pts[keys], kind="stable")]
     parts = _parts(probe, keys, target_pts, stored_pixels, reading, storing)

@@ -6,7 +6,9 @@ import hashlib
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import simplejpeg
 
 from pipelines.datasets.frame_access import FrameAccess, read_frame
 from pipelines.datasets.verify import verify
@@ -101,7 +103,8 @@ def test_single_frames_are_read_and_nothing_around_them(data: Path, old: bool) -
         if not old:
             assert storage.num_bytes == len(frame) + len(members[f"{row.id}.json"][1])
     last = manifest.samples[-1]
-    assert read_frame(str(data), last.id, last.num_frames - 1) == list(members.values())[-1][1]
+    picture = read_frame(str(data), last.id, last.num_frames - 1)
+    np.testing.assert_array_equal(picture, simplejpeg.decode_jpeg(list(members.values())[-1][1]))
     with pytest.raises(ValueError, match="has frames 0 to"):
         read_frame(str(data), last.id, last.num_frames)
     with pytest.raises(ValueError, match="vamba data ls"):

@@ -8,14 +8,18 @@ import json
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
+from pipelines.datasets.verify import verify
 from pipelines.ingest.config import FrameStorage, IngestConfig
 from pipelines.ingest.h264 import TIME_BASE, encode_groups, to_yuv420p, write_mp4
+from pipelines.ingest.job import run_ingest
+from pipelines.ingest.progress import Silent
 from pipelines.manifest_io import read_manifest
 from tests.pipelines.ingest.media import make_video, remux
 from tests.pipelines.ingest.packing import ingest_here, plan_here
@@ -215,9 +219,10 @@ def test_a_stream_that_is_cut_or_of_other_frames_is_refused(stored: dict[str, Pa
 def test_times_that_fall_together_are_moved_on(tmp_path: Path) -> None:
     pictures = [to_yuv420p(np.full((4, 6, 3), shade, np.uint8)) for shade in (0, 100, 200)]
     units = encode_groups(pictures, width=6, height=4, gop_frames=8, crf=23)
-    write_mp4(tmp_path / "a.mp4", units, (0, 1, 5_000_000), 5_000_001)
-    with av.open(str(tmp_path / "a.mp4")) as container:
-        assert [packet.pts for packet in container.demux(video=0) if packet.size] == [0, 1, 450]
+    for times, pts in (((0, 1, 5_000_000), [0, 1, 450]), ((33_366_667, 33_366_668, 50_000_000), [3003, 3004, 4500])):
+        write_mp4(tmp_path / "a.mp4", units, times, times[-1] + 1)
+        with av.open(str(tmp_path / "a.mp4")) as container:
+            assert [packet.pts for packet in container.demux(video=0) if packet.size] == pts
     shades = decode_h264((tmp_path / "a.mp4").read_bytes(), [2, 0, 1], width=6, height=4)
     assert np.abs(shades.mean(axis=(1, 2, 3)) - [200, 0, 100]).max() < 4
 
@@ -236,3 +241,15 @@ def test_without_pyav_the_message_says_what_to_do(stored: dict[str, Path], monke
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ModuleNotFoundError, match="pip install av"):
         stored_frames(sample).decode([0])
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_an_ingest_on_ray_gives_the_same_stream(videos: list[Path], stored: dict[str, Path], tmp_path: Path) -> None:
+    chosen = replace(
+        config(tmp_path / "out", cost_s=0.02, crf=12), sources=tuple(str(path) for path in videos), num_cpus=2
+    )
+    run_ingest(chosen, Silent())
+    assert verify(chosen.out, decode=True).clean
+    expected = {name: sample.video for name, sample in samples_of(stored["h264"]).items()}
+    assert {name: sample.video for name, sample in samples_of(Path(chosen.out)).items()} == expected
