@@ -37,6 +37,9 @@ def ingest(
     retry_failures: Annotated[
         bool, typer.Option("--retry-failures", help="Try the videos again that failed, e.g. after repairing the files.")
     ] = False,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Keep what decodes of damaged or truncated videos, marked as such.")
+    ] = False,
     address: Address = None,
     config: ConfigFile = None,
     set_: Assignments = None,
@@ -57,7 +60,14 @@ def ingest(
 
     if ffmpeg is not None:
         os.environ["VAMBA_FFMPEG"] = str(ffmpeg)
-    arguments = {"sources": tuple(sources), "out": out, "conversations": conversations, "ray_address": address}
+    arguments: dict[str, object] = {
+        "sources": tuple(sources),
+        "out": out,
+        "conversations": conversations,
+        "ray_address": address,
+    }
+    if partial:
+        arguments["partial"] = True
     resolved = resolve_config(IngestConfig, recipe="ingest", file=config, assignments=set_, arguments=arguments)
     from pipelines.ingest.extension import Request
 

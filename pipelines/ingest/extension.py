@@ -43,8 +43,7 @@ class Work:
 
     def key(self, config: IngestConfig) -> str:
         """Names the work area: the same work under the same settings is the same work."""
-        # Segments depend on segment_cost_s, though the dataset does not.
-        parts = [config.digest, config.segment_cost_s, [source_row(source) for source in self.sources]]
+        parts = [config.work_digest, [source_row(source) for source in self.sources]]
         return digest_of(parts if self.base is None else [*parts, self.base.digest])
 
 

@@ -203,7 +203,11 @@ def _decode_tasks(
         }
         for video, segment in todo:
             common = {"codec": video.codec, "stream_index": video.stream_index, "source_uri": video.source.uri}
-            common |= {"media": video.source.media, **asdict(video.source.location)}
+            common |= {
+                "media": video.source.media,
+                "is_damaged": "partial" in video.probe,
+                **asdict(video.source.location),
+            }
             size = {"width": video.width, "height": video.height, "orientation": video.orientation}
             common["sequential_cost_s"] = sequential_s[segment.name]
             segments.append({"shard": shard.name, **common, **size, "segment": asdict(segment)})
