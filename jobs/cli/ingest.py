@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipelines.ingest.job import IngestSummary
 
 _NUM_LISTED = 20
+Partial = Annotated[bool, typer.Option("--partial", help="Keep what decodes of damaged videos, marked as such.")]
 
 
 def ingest(
@@ -37,9 +38,7 @@ def ingest(
     retry_failures: Annotated[
         bool, typer.Option("--retry-failures", help="Try the videos again that failed, e.g. after repairing the files.")
     ] = False,
-    partial: Annotated[
-        bool, typer.Option("--partial", help="Keep what decodes of damaged or truncated videos, marked as such.")
-    ] = False,
+    partial: Partial = False,
     address: Address = None,
     config: ConfigFile = None,
     set_: Assignments = None,
@@ -60,15 +59,9 @@ def ingest(
 
     if ffmpeg is not None:
         os.environ["VAMBA_FFMPEG"] = str(ffmpeg)
-    arguments: dict[str, object] = {
-        "sources": tuple(sources),
-        "out": out,
-        "conversations": conversations,
-        "ray_address": address,
-    }
-    if partial:
-        arguments["partial"] = True
-    resolved = resolve_config(IngestConfig, recipe="ingest", file=config, assignments=set_, arguments=arguments)
+    arguments = {"sources": tuple(sources), "out": out, "conversations": conversations, "ray_address": address}
+    choices = {**arguments, "partial": partial or None}  # without the option, what the configuration says
+    resolved = resolve_config(IngestConfig, recipe="ingest", file=config, assignments=set_, arguments=choices)
     from pipelines.ingest.extension import Request
 
     request = Request(append=append, retry_failures=retry_failures)
@@ -86,10 +79,8 @@ def ingest(
     else:
         _print_summary(summary)
     if summary.budget_passed:
-        SESSION.note(
-            f"more than {resolved.max_failure_fraction:.0%} of the videos failed (max_failure_fraction); the "
-            "dataset holds the rest"
-        )
+        share = f"{resolved.max_failure_fraction:.0%}"
+        SESSION.note(f"more than {share} of the videos failed (max_failure_fraction); the dataset holds the rest")
         raise typer.Exit(REFUSED)
 
 
