@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipelines.ingest.sources import SourceCounts
 
 _NUM_LISTED = 20
+Partial = Annotated[bool, typer.Option("--partial", help="Keep what decodes of damaged videos, marked as such.")]
 
 Store = Annotated[
     str | None,
@@ -44,6 +45,7 @@ def ingest(
     retry_failures: Annotated[
         bool, typer.Option("--retry-failures", help="Try the videos again that failed, e.g. after repairing the files.")
     ] = False,
+    partial: Partial = False,
     address: Address = None,
     config: ConfigFile = None,
     set_: Assignments = None,
@@ -66,7 +68,8 @@ def ingest(
     if ffmpeg is not None:
         os.environ["VAMBA_FFMPEG"] = str(ffmpeg)
     own = {"sources": tuple(sources), "out": out, "conversations": conversations, "ray_address": address}
-    arguments = {**own, "frames": {"store": store} if store else None}
+    # Without an option, what the configuration says.
+    arguments = {**own, "frames": {"store": store} if store else None, "partial": partial or None}
     resolved = resolve_config(IngestConfig, recipe="ingest", file=config, assignments=set_, arguments=arguments)
     request = Request(append=append, retry_failures=retry_failures)
     if dry_run:

@@ -110,6 +110,7 @@ class IngestConfig:
     split: SplitRule = field(default_factory=SplitRule)
     target_shard_bytes: int = 128 * 1000**2  # planned size of a shard; the real one follows the content
     segment_cost_s: float = 1.5  # CPU seconds of decoding in one segment of a long video, and in one task
+    partial: bool = False  # keep what decodes of damaged videos
     limits: Limits = field(default_factory=Limits)
     batch_videos: int = 2000  # most sources that are planned at once: the driver holds the plans of one batch
     batch_bytes: int = 200 * 1000**3  # most bytes of sources in a batch, unless a single one is larger
@@ -151,3 +152,8 @@ class IngestConfig:
     def digest(self) -> str:
         """Digest ("sha256:…") of `shaping`."""
         return digest_of(self.shaping())
+
+    @property
+    def work_digest(self) -> str:
+        """Digest ("sha256:…") of all settings that decide what is staged on the way: segments, and what fails."""
+        return digest_of([self.digest, self.segment_cost_s, self.partial, asdict(self.limits)])

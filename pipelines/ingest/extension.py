@@ -50,8 +50,7 @@ class Work:
 
 def work_key(config: IngestConfig, sources: Iterable[StoredSource], base_digest: str | None) -> str:
     """The name of the work area of these sources, ordered by id."""
-    # Segments depend on segment_cost_s, though the dataset does not.
-    state = hashlib.sha256(json.dumps(["batches", config.digest, config.segment_cost_s, base_digest]).encode())
+    state = hashlib.sha256(json.dumps(["batches", config.work_digest, base_digest]).encode())
     for item in sources:
         source = item.source
         problem = str(item.problem) if item.problem is not None else None

@@ -272,7 +272,8 @@ def _decode_tasks(
                 "store": video.store,
             }
             common = {"codec": video.codec, "stream_index": video.stream_index, "source_uri": video.source.uri}
-            common |= {"media": video.source.media, **asdict(video.source.location)}
+            common |= {"media": video.source.media, "is_damaged": "partial" in video.probe}
+            common |= asdict(video.source.location)
             common["sequential_cost_s"] = sequential_s[segment.name]
             segments.append({"shard": shard.name, **common, **size, "segment": asdict(segment)})
             costs.append(segment.cost_s)

@@ -48,8 +48,25 @@ class _PacketIndex:
     corrupt: set[int] = field(default_factory=set)  # positions
 
 
-def probe_video(source: Location | str, limits: Limits = _NO_LIMITS) -> ProbedVideo:
+@dataclass(slots=True)
+class _Damage:
+    """Raises what is wrong with a file, or notes it where a part of the file is worth keeping."""
+
+    is_kept: bool
+    first: IngestError | None = None
+
+    def report(self, error_class: str, message: str) -> None:
+        error = IngestError(error_class, message)
+        if not self.is_kept:
+            raise error
+        self.first = self.first or error
+
+
+def probe_video(source: Location | str, limits: Limits = _NO_LIMITS, *, keep_damaged: bool = False) -> ProbedVideo:
     """Probes the bytes at `source`: a location, or the path or URI of a whole file.
+
+    With `keep_damaged`, a file that was cut or is damaged inside is probed as far as it goes, and the result says what
+    is wrong with it.
 
     Raises:
         IngestError: with class "not_found", "permission_denied", "unreachable", "io_error", "empty", "not_a_video",
@@ -60,18 +77,25 @@ def probe_video(source: Location | str, limits: Limits = _NO_LIMITS) -> ProbedVi
         kind = foreign_kind(file.read(HEAD_BYTES))
         if kind is not None:
             raise IngestError("not_a_video", f"the file is {kind}, whatever its name says")
-        damage = mp4_damage(file, file.size_bytes)
-        if damage is not None:
-            raise IngestError("truncated", damage)
+        damage = _Damage(keep_damaged)
+        if cut := mp4_damage(file, file.size_bytes):
+            damage.report("truncated", cut)
         try:
-            return _probe_media(file, limits)
+            return _probe_media(file, limits, damage)
         except av.error.MemoryError as error:
             raise MemoryError from error
         except av.error.FFmpegError as error:
+            if damage.first is not None:
+                raise damage.first from error
             raise IngestError("corrupt", f"ffmpeg cannot read it: {error.strerror or error}") from error
 
 
-def _probe_media(file: SourceFile, limits: Limits) -> ProbedVideo:
+def probe_damaged_video(location: Location, limits: Limits) -> ProbedVideo:
+    """`probe_video` with `keep_damaged`."""
+    return probe_video(location, limits, keep_damaged=True)
+
+
+def _probe_media(file: SourceFile, limits: Limits, damage: _Damage) -> ProbedVideo:
     with open_container(file, limits.max_pixels) as container:
         stream = video_stream(container)
         check_pixels(stream.codec_context.width, stream.codec_context.height, limits.max_pixels)
@@ -85,16 +109,16 @@ def _probe_media(file: SourceFile, limits: Limits) -> ProbedVideo:
                 raise IngestError("no_timestamps", "its packets carry no presentation times; remux it (to MP4 or MKV)")
             raise IngestError("no_video_stream", "it declares a video stream but holds no video packets")
         if index.corrupt == {len(index.pts) - 1}:
-            raise IngestError("truncated", "its last packet is incomplete: it was cut")
-        if index.corrupt:
-            raise IngestError("corrupt", f"{len(index.corrupt)} packets are incomplete: the file is damaged or was cut")
+            damage.report("truncated", "its last packet is incomplete: it was cut")
+        elif index.corrupt:
+            damage.report("corrupt", f"{len(index.corrupt)} packets are incomplete: the file is damaged or was cut")
         if header_frames > len(index.pts) + index.num_without_pts + 1:
             missing = f"its header announces {header_frames} frames, {len(index.pts)} are there: it was cut"
-            raise IngestError("truncated", missing)
+            damage.report("truncated", missing)
         shown = _shown(index)
         if not shown.any():
             raise IngestError("corrupt", "it has no keyframe to start decoding from")
-        _check_length(file, container, stream, _end_pts(index, np.ones_like(shown)))
+        _check_length(file, container, stream, _end_pts(index, np.ones_like(shown)), damage)
         details = (container.format.name, stream.index, stream.time_base, stream.codec_context)
         container_name, stream_index, time_base, context = details
         pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
@@ -122,6 +146,7 @@ def _probe_media(file: SourceFile, limits: Limits) -> ProbedVideo:
         is_key=np.frombuffer(index.is_key, bool),
         is_shown=shown,
         end_pts=_end_pts(index, shown),
+        damage=damage.first,
     )
 
 
@@ -219,7 +244,7 @@ def _end_pts(index: _PacketIndex, counted: np.ndarray) -> int:
     return index.pts[last] + duration
 
 
-def _check_length(file: SourceFile, container: Any, stream: Any, end_pts: int) -> None:
+def _check_length(file: SourceFile, container: Any, stream: Any, end_pts: int, damage: _Damage) -> None:
     """Compares the header's duration with the packets of containers that keep one."""
     if container.format.name not in ("matroska,webm", "flv", "avi") or not container.duration:
         return
@@ -233,7 +258,7 @@ def _check_length(file: SourceFile, container: Any, stream: Any, end_pts: int) -
             default=0.0,
         )
     if announced_s - last_s > tolerance_s:
-        raise IngestError(
+        damage.report(
             "truncated", f"its header announces {announced_s:.1f} s, its packets end at {last_s:.1f} s: it was cut"
         )
 

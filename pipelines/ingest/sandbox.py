@@ -43,9 +43,11 @@ class DecoderProcess:
         self._child: subprocess.Popen[bytes] | None = None
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the object
 
-    def probe(self, location: Location, limits: Limits, *, limit_s: float) -> ProbedVideo:
+    def probe(self, location: Location, limits: Limits, *, limit_s: float, keep_damaged: bool = False) -> ProbedVideo:
         """See `probe.probe_video`. Raises IngestError, also "decoder_timeout", "decoder_crash", "decoder_memory"."""
-        result: ProbedVideo = self._call("probe", (location, limits), location, limit_s)
+        result: ProbedVideo = self._call(
+            "probe_damaged" if keep_damaged else "probe", (location, limits), location, limit_s
+        )
         return result
 
     def probe_image(self, location: Location, max_pixels: int, *, limit_s: float) -> ProbedImage:
@@ -57,6 +59,11 @@ class DecoderProcess:
         """See `decode.decode_segment` and `decode_sequentially`. Raises IngestError as `probe` does."""
         handler = "decode_sequentially" if sequentially else "decode"
         result: list[bytes] = self._call(handler, (request,), request.location, limit_s)
+        return result
+
+    def salvage(self, request: DecodeRequest, *, limit_s: float) -> list[bytes | None]:
+        """See `salvage.salvage_segment`. Raises IngestError as `probe` does."""
+        result: list[bytes | None] = self._call("salvage", (request,), request.location, limit_s)
         return result
 
     def decode_image(self, request: DecodeRequest, *, limit_s: float) -> list[bytes]:

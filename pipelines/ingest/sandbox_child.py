@@ -29,8 +29,10 @@ _PR_SET_PDEATHSIG = 1
 
 _HANDLERS = {
     "probe": "pipelines.ingest.probe.probe_video",
+    "probe_damaged": "pipelines.ingest.probe.probe_damaged_video",
     "decode": "pipelines.ingest.decode.decode_segment",
     "decode_sequentially": "pipelines.ingest.decode.decode_sequentially",
+    "salvage": "pipelines.ingest.salvage.salvage_segment",
     "probe_image": "pipelines.ingest.images.probe_image",
     "decode_image": "pipelines.ingest.images.decode_image",
 }

@@ -19,6 +19,7 @@ import pyarrow as pa
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.limits import time_limit_s
 from pipelines.ingest.pack import pack_if_complete
+from pipelines.ingest.partial import with_damage
 from pipelines.ingest.plan import plan_video
 from pipelines.ingest.plan_image import plan_image
 from pipelines.ingest.reproduce import FIRST_VIDEO_STREAM, ffmpeg_command
@@ -70,7 +71,9 @@ def _probe(source: VideoSource, config: IngestConfig) -> PlannedVideo | Failure:
         if source.media == "image":
             picture = decoder.probe_image(source.location, config.limits.max_pixels, limit_s=limit_s)
             return plan_image(source, picture, config)
-        return plan_video(source, decoder.probe(source.location, config.limits, limit_s=limit_s), config)
+        probe = decoder.probe(source.location, config.limits, limit_s=limit_s, keep_damaged=config.partial)
+        video = plan_video(source, probe, config)
+        return video if probe.damage is None else with_damage(video, probe.damage)
     except IngestError as error:
         failure = _failure("probe", source.id, source.uri, error)
         return replace(failure, command=ffmpeg_command(source.location, FIRST_VIDEO_STREAM))
@@ -113,16 +116,23 @@ def _decode(item: dict[str, Any], config: IngestConfig, staging: Staging) -> dic
     )
     limit_s = time_limit_s(config.watchdog, segment.cost_s)
     sequential_limit_s = time_limit_s(config.watchdog, item["sequential_cost_s"])
+    decoder = _worker_decoder(config)
+    video_id = segment.name.rpartition(".")[0]
     try:
-        decoder = _worker_decoder(config)
+        if item["is_damaged"]:
+            raise IngestError("corrupt", "the file is damaged")  # so nothing of it is taken unchecked
         if item["media"] == "image":
             frames = decoder.decode_image(request, limit_s=limit_s)
         else:
             frames = _decode_with_retry(decoder, request, limit_s, sequential_limit_s)
     except IngestError as error:
-        failure = _failure("decode", segment.name.rpartition(".")[0], item["source_uri"], error)
-        staging.write_segment_failure(item["shard"], segment.name, failure)
-        return {**row, "num_frames": 0, "error_class": error.error_class}
+        failure = _failure("decode", video_id, item["source_uri"], error)
+        if not config.partial or item["media"] == "image" or error.error_class in _UNREADABLE:
+            staging.write_segment_failure(item["shard"], segment.name, failure)
+            return {**row, "num_frames": 0, "error_class": error.error_class}
+        kept = _salvaged(decoder, request, sequential_limit_s)
+        staging.write_partial_segment(item["shard"], segment.name, kept, failure)
+        return {**row, "num_frames": sum(frame is not None for frame in kept)}
     staging.write_segment(item["shard"], segment.name, frames)
     return row
 
@@ -139,6 +149,13 @@ def _decode_with_retry(
             return decoder.decode(request, limit_s=sequential_limit_s, sequentially=True)
         except IngestError as second:
             raise (first if second.error_class == "decoder_timeout" else second) from None
+
+
+def _salvaged(decoder: DecoderProcess, request: DecodeRequest, limit_s: float) -> list[bytes | None]:
+    try:
+        return decoder.salvage(request, limit_s=limit_s)
+    except IngestError:  # it takes the decoder down: nothing of this segment is to be had
+        return [None] * len(request.target_pts)
 
 
 def _failure(stage: str, video_id: str, uri: str, error: IngestError) -> Failure:

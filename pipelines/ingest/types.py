@@ -84,6 +84,7 @@ class ProbedVideo:
     is_key: np.ndarray  # bool
     is_shown: np.ndarray  # bool: presented (not before an edit list's start, not an invisible frame)
     end_pts: int  # when the last frame leaves the screen
+    damage: IngestError | None = None  # what is wrong with it, if it is to be kept in part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
