@@ -22,6 +22,7 @@ _TABLES = (
     "DROP TABLE IF EXISTS todo",
     "DROP TABLE IF EXISTS known",
     "CREATE TABLE todo (id TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE INDEX todo_number ON todo (number)",
     "CREATE TABLE known (uri TEXT PRIMARY KEY, id TEXT, digest TEXT, complete INTEGER) WITHOUT ROWID",
 )
 _NEW = "source LEFT JOIN known USING (uri) WHERE known.uri IS NULL"

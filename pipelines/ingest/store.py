@@ -24,6 +24,7 @@ from pipelines.ingest.types import IngestError, VideoSource
 from pipelines.ingest.walk import stat
 from vamba.data.sample import Conversation, Media
 
+_encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps makes one for each call
 _CACHE_KIB = 48 * 1024
 _CHUNK_ROWS = 2000
 _STAT_THREADS = 32
@@ -136,7 +137,7 @@ class SourceStore:
                 known[entry.uri] = (number, entry.split)
                 splits[number] = entry.split
             if entry.conversation is not None:
-                text = json.dumps(entry.conversation.to_json(), ensure_ascii=False)
+                text = _encode(entry.conversation.to_json())
                 _check_text(text, entry.uri)
                 conversations.append((number, text))
         self.db.executemany("UPDATE source SET split = ? WHERE number = ?", [(s, n) for n, s in splits.items()])

@@ -104,7 +104,8 @@ def test_a_mix_of_images_videos_and_text(tmp_path: Path, name: str) -> None:
     assert several.problem is not None and "names 2 files in column 'image'" in several.problem.message
     with find_sources([str(listing)]) as found:
         items = {item.source.id: item for item in found.store.sources()}
-        assert (found.counts.num_images, found.counts.num_videos, found.counts.num_text_only_rows) == (2, 1, 2)
+        counts = found.counts
+        assert (counts.num_images, counts.num_videos, counts.num_unusable, counts.num_text_only_rows) == (1, 1, 1, 2)
     (failed,) = (item for item in items.values() if item.problem is not None)
     assert failed.source.uri == f"{listing}#{'line' if name == 'l.jsonl' else 'row'}-5"
     assert failed.problem is not None and failed.problem.error_class == "unsupported"
