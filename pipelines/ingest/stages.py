@@ -21,7 +21,7 @@ from pipelines.ingest.plan import plan_video
 from pipelines.ingest.rows import DECODED_SCHEMA, probed_table, segment_from_row, source_from_row
 from pipelines.ingest.sandbox import DecoderProcess
 from pipelines.ingest.staging import Staging
-from pipelines.ingest.types import DecodeRequest, IngestError, PlannedVideo, VideoSource
+from pipelines.ingest.types import DecodeRequest, IngestError, PlannedVideo, ProbedVideo, VideoSource
 from vamba.data.manifest import Failure
 
 _PROBE_BYTES_PER_S = 5e6  # slowest storage that a probe waits for
@@ -60,10 +60,18 @@ def probe_task(table: pa.Table, *, config: IngestConfig) -> pa.Table:
 def _probe(source: VideoSource, config: IngestConfig) -> PlannedVideo | Failure:
     limit_s = config.watchdog.base_s + max(source.size_bytes, 0) / _PROBE_BYTES_PER_S
     try:
-        probe = _worker_decoder(config).probe(source.uri, limit_s=limit_s)
-        return plan_video(source, probe, config)
+        return plan_video(source, _probe_with_retry(_worker_decoder(config), source.uri, limit_s), config)
     except IngestError as error:
         return _failure("probe", source.id, source.uri, error)
+
+
+def _probe_with_retry(decoder: DecoderProcess, uri: str, limit_s: float) -> ProbedVideo:
+    try:
+        return decoder.probe(uri, limit_s=limit_s)
+    except IngestError as error:
+        if error.error_class != "decoder_crash":
+            raise
+        return decoder.probe(uri, limit_s=limit_s)  # it may have been killed; a file that crashes it does so again
 
 
 def decode_task(table: pa.Table, *, config: IngestConfig, staging_key: str, holder: str) -> pa.Table:
