@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -26,7 +26,7 @@ from pipelines.ingest.reproduce import FIRST_VIDEO_STREAM, ffmpeg_command
 from pipelines.ingest.rows import DECODED_SCHEMA, probed_table, segment_from_row, source_from_row
 from pipelines.ingest.sandbox import DecoderProcess
 from pipelines.ingest.staging import Staging
-from pipelines.ingest.types import DecodeRequest, IngestError, PlannedVideo, VideoSource
+from pipelines.ingest.types import DecodeRequest, IngestError, PlannedVideo, ProbedImage, ProbedVideo, VideoSource
 from vamba.data.manifest import Failure
 
 _PROBE_BYTES_PER_S = 5e6  # slowest storage that a probe waits for
@@ -34,6 +34,7 @@ _PROBE_BYTES_PER_S = 5e6  # slowest storage that a probe waits for
 _UNREADABLE = {"not_found", "permission_denied", "unreachable"}  # reading again another way cannot help
 
 _decoder: DecoderProcess | None = None
+_Probed = TypeVar("_Probed", ProbedVideo, ProbedImage)
 
 
 def run_stage(tasks: Sequence[pa.Table], work: Callable[[pa.Table], pa.Table]) -> Iterator[pa.Table]:
@@ -69,14 +70,27 @@ def _probe(source: VideoSource, config: IngestConfig) -> PlannedVideo | Failure:
     try:
         decoder = _worker_decoder(config)
         if source.media == "image":
-            picture = decoder.probe_image(source.location, config.limits.max_pixels, limit_s=limit_s)
+            picture = _twice_if_it_crashes(
+                lambda: decoder.probe_image(source.location, config.limits.max_pixels, limit_s=limit_s)
+            )
             return plan_image(source, picture, config)
-        probe = decoder.probe(source.location, config.limits, limit_s=limit_s, keep_damaged=config.partial)
+        probe = _twice_if_it_crashes(
+            lambda: decoder.probe(source.location, config.limits, limit_s=limit_s, keep_damaged=config.partial)
+        )
         video = plan_video(source, probe, config)
         return video if probe.damage is None else with_damage(video, probe.damage)
     except IngestError as error:
         failure = _failure("probe", source.id, source.uri, error)
         return replace(failure, command=ffmpeg_command(source.location, FIRST_VIDEO_STREAM))
+
+
+def _twice_if_it_crashes(probe: Callable[[], _Probed]) -> _Probed:
+    try:
+        return probe()
+    except IngestError as error:
+        if error.error_class != "decoder_crash":
+            raise
+        return probe()  # the decoder may have been killed; a file that crashes it does so again
 
 
 def decode_task(table: pa.Table, *, config: IngestConfig, staging_key: str, holder: str) -> pa.Table:
