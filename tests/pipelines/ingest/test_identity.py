@@ -121,7 +121,7 @@ def test_one_gop_of_many_frames_is_cut_so_that_no_segment_is_large(tmp_path: Pat
 
     path = make_video(tmp_path / "a.mp4", seconds=6, g=500, bf=2)
     (whole,) = requests(path, 1e9)
-    monkeypatch.setattr(segments, "_MAX_JPEG_BYTES", 20 * 96 * 64 * segments.JPEG_BYTES_PER_PIXEL)
+    monkeypatch.setattr(segments, "_MAX_SEGMENT_BYTES", 20 * 96 * 64 * segments.JPEG_BYTES_PER_PIXEL)
     cut = requests(path, 1e9)
     assert [len(request.target_pts) for request in cut] == [20, 20, 20]
     assert {request.key_pts for request in cut} == {whole.key_pts}
