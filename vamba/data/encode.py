@@ -53,7 +53,7 @@ class SampleEncoder:
 
     def __call__(self, content: bytes | memoryview) -> EncodedSample:
         """Raises ValueError when the bytes are not a whole sample."""
-        sample = _parse(content)
+        sample = parse_sample(content)
         num_frames = self.config.num_frames(sample.num_frames, sample.width, sample.height)
         frames_NHWC = stored_frames(sample).decode(uniform_indices(num_frames, sample.num_frames))
         height, width = frames_NHWC.shape[1:3]
@@ -85,7 +85,8 @@ class SampleEncoder:
         return _CHANNELS * self.processing.temporal_patch_size * self.processing.patch_size**2
 
 
-def _parse(content: bytes | memoryview) -> Sample:
+def parse_sample(content: bytes | memoryview) -> Sample:
+    """The sample in these members; its frames are views of `content`. ValueError when the bytes are not one."""
     named = [(name, bytes(data) if name.endswith(".json") else data) for name, data in members(content)]
     try:
         return Sample.from_members(named)  # type: ignore[arg-type]  # frames stay views

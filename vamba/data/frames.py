@@ -112,7 +112,21 @@ def recorded_tokens(num_frames: int, width: int, height: int) -> int:
 
 def decode_jpegs(frames: Sequence[bytes]) -> np.ndarray:
     """JPEG files of one size -> uint8[N, H, W, 3], RGB. ValueError names the frame that fails."""
-    return _stacked((_decoded(index, data) for index, data in enumerate(frames)), len(frames))
+    import simplejpeg
+
+    stacked: np.ndarray | None = None
+    for index, data in enumerate(frames):
+        try:
+            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+            if stacked is None:
+                stacked = np.empty((len(frames), height, width, 3), np.uint8)
+            if (height, width) == stacked.shape[1:3]:
+                # In place: memory for a picture by itself costs a fifth of the time that decoding takes.
+                simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=stacked[index])
+        except ValueError as error:
+            raise ValueError(f"frame {index} is not a readable JPEG: {error}") from error
+        _check_size(index, (height, width), stacked)
+    return _whole(stacked)
 
 
 def stack_frames(images: Sequence[np.ndarray]) -> np.ndarray:
@@ -183,15 +197,6 @@ def round_to_cells(width: int, height: int, cfg: FrameProcessing) -> tuple[int, 
     return new_width, new_height
 
 
-def _decoded(index: int, data: bytes) -> np.ndarray:
-    import simplejpeg
-
-    try:
-        return simplejpeg.decode_jpeg(data, colorspace="RGB")
-    except ValueError as error:
-        raise ValueError(f"frame {index} is not a readable JPEG: {error}") from error
-
-
 def _stacked(images: Iterable[np.ndarray], num_frames: int) -> np.ndarray:
     stacked: np.ndarray | None = None
     for index, image in enumerate(images):
@@ -202,12 +207,21 @@ def _stacked(images: Iterable[np.ndarray], num_frames: int) -> np.ndarray:
             )
         if stacked is None:
             stacked = np.empty((num_frames, *image.shape), np.uint8)
-        if image.shape != stacked.shape[1:]:
-            sizes = [f"{shape[1]}x{shape[0]}" for shape in (image.shape, stacked.shape[1:])]
-            raise ValueError(
-                f"frame {index} is {sizes[0]} pixels, the first is {sizes[1]}; the frames of a video have one size"
-            )
+        _check_size(index, image.shape[:2], stacked)
         stacked[index] = image
+    return _whole(stacked)
+
+
+def _check_size(index: int, size: tuple[int, ...], stacked: np.ndarray) -> None:
+    first = stacked.shape[1:3]
+    if size != first:
+        raise ValueError(
+            f"frame {index} is {size[1]}x{size[0]} pixels, the first is {first[1]}x{first[0]}; the frames of a video "
+            "have one size"
+        )
+
+
+def _whole(stacked: np.ndarray | None) -> np.ndarray:
     if stacked is None:
         raise ValueError("there are no frames; a video has at least one")
     return stacked
