@@ -41,9 +41,12 @@ import numpy as np
 import simplejpeg
 
 from pipelines.ingest.pack import TarWriter
+from pipelines.manifest_io import SHARDS_PREFIX
+from pipelines.shard_ranges import ShardRanges
 from pipelines.storage import LocalStorage
 from vamba.data.batch import EncodedSample
 from vamba.data.encode import SampleEncoder, parse_sample
+from vamba.data.memory_pool import MemoryPool
 from vamba.data.plan import DataPlan, PlanConfig
 from vamba.data.reader import PackReader
 from vamba.data.reader_config import ReaderConfig, plan_items
@@ -111,7 +114,7 @@ def _sample(number: int, num_frames: int, background: np.ndarray) -> Sample:
 class ParsingEncoder(SampleEncoder):
     """Everything up to the decoder: members found, JSON read, sample checked."""
 
-    def __call__(self, content: bytes | memoryview) -> EncodedSample:
+    def __call__(self, content: bytes | memoryview, memory: MemoryPool | None = None) -> EncodedSample:
         sample = parse_sample(content)
         return replace(self.placeholder(), id=sample.id)
 
@@ -134,15 +137,13 @@ class Bench:
         self.parse = ParsingEncoder(tokenizer, CONFIG)
         self.for_device = SampleEncoder(tokenizer, CONFIG, device="cuda")
         self.on_host = SampleEncoder(tokenizer, CONFIG, device="cpu")
+        self.read_range = ShardRanges(LocalStorage(self.folder.parent))
         self.jpegs = [
             bytes(frame)
             for row in self.rows
             for frame in parse_sample(self.read_range(row.shard, row.offset_bytes, row.size_bytes)).frames
         ]
         self.frame = np.empty((HEIGHT, WIDTH, 3), np.uint8)
-
-    def read_range(self, shard: str, offset: int, length: int) -> bytes:
-        return LocalStorage(self.folder).read_range(shard, offset, length)
 
     def raw_read(self) -> None:
         buffer = memoryview(bytearray(1 << 20))
@@ -255,7 +256,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        bench = Bench(Path(directory), write_shards(Path(directory), arguments.samples, arguments.frames))
+        folder = Path(directory, SHARDS_PREFIX)
+        folder.mkdir()
+        bench = Bench(folder, write_shards(folder, arguments.samples, arguments.frames))
         result = {
             "machine": f"{platform.machine()}, {os.cpu_count()} threads",
             "samples": arguments.samples, "frames_per_sample": arguments.frames, "runs": arguments.runs,

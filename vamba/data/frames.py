@@ -17,7 +17,7 @@ Shapes: N frames, H height, W width (pixels), P patches, C = 3 * 2 * 14 * 14 val
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 Pixels = TypeVar("Pixels", np.ndarray, "Tensor")
 """A numpy array, or a torch tensor on any device; what comes out is of the same kind."""
 
+Empty = Callable[[tuple[int, ...], Any], np.ndarray]
+"""(shape, dtype) -> an array of any content, as `np.empty`."""
+
 _MAX_ASPECT = 200
+_PAIRS_AT_ONCE = 8  # 11 MB of frames of 640x360
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,8 +114,8 @@ def recorded_tokens(num_frames: int, width: int, height: int) -> int:
         return 0
 
 
-def decode_jpegs(frames: Sequence[bytes]) -> np.ndarray:
-    """JPEG files of one size -> uint8[N, H, W, 3], RGB. ValueError names the frame that fails."""
+def decode_jpegs(frames: Sequence[bytes], empty: Empty = np.empty) -> np.ndarray:
+    """JPEG files of one size -> uint8[N, H, W, 3], RGB, in memory from `empty`. ValueError names what fails."""
     import simplejpeg
 
     stacked: np.ndarray | None = None
@@ -119,7 +123,7 @@ def decode_jpegs(frames: Sequence[bytes]) -> np.ndarray:
         try:
             height, width, _, _ = simplejpeg.decode_jpeg_header(data)
             if stacked is None:
-                stacked = np.empty((len(frames), height, width, 3), np.uint8)
+                stacked = empty((len(frames), height, width, 3), np.uint8)
             if (height, width) == stacked.shape[1:3]:
                 # In place: memory for a picture by itself costs a fifth of the time that decoding takes.
                 simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=stacked[index])
@@ -151,6 +155,21 @@ def frames_to_patches(frames_NHWC: Pixels, cfg: FrameProcessing) -> tuple[Pixels
     order = (0, 2, 5, 3, 6, 8, 1, 4, 7)
     ordered = cells.transpose(order) if isinstance(cells, np.ndarray) else cells.permute(order)
     return ordered.reshape(math.prod(grid), 3 * step * patch * patch), grid
+
+
+def fill_patches(patches_PC: Pixels, frames_NHWC: Pixels, cfg: FrameProcessing) -> None:
+    """`frames_to_patches` into uint8[P, C] that is there, frames moved to its device: a few at a time, so that little
+    memory is needed beside it."""
+    pair = cfg.temporal_patch_size
+    num_frames = num_frame_pairs(len(frames_NHWC), cfg) * pair
+    filled = 0
+    for begin in range(0, num_frames, _PAIRS_AT_ONCE * pair):
+        part_NHWC = frames_NHWC[begin : min(begin + _PAIRS_AT_ONCE * pair, num_frames)]
+        if not isinstance(part_NHWC, np.ndarray):
+            part_NHWC = part_NHWC.to(patches_PC.device, non_blocking=True)
+        part_PC, _ = frames_to_patches(part_NHWC, cfg)
+        patches_PC[filled : filled + len(part_PC)] = part_PC
+        filled += len(part_PC)
 
 
 def patchify(frames_NHWC: Pixels, cfg: FrameProcessing) -> tuple[Pixels, tuple[int, int, int]]:
