@@ -26,7 +26,8 @@ class MemoryPool:
         self._keep_bytes = keep_bytes
         self._lock = threading.Lock()
         self._returned: deque[np.ndarray] = deque()  # filled by finalizers, which may run inside any other line
-        self._free: list[tuple[int, int, np.ndarray]] = []  # size, number of the return, block: by size
+        # Size, less the number of the return, block: of one size, what was used last, and may be in a cache, comes first.
+        self._free: list[tuple[int, int, np.ndarray]] = []
         self._free_bytes = 0
         self._num_returns = 0
 
@@ -39,7 +40,7 @@ class MemoryPool:
                 size, _, block = self._free.pop(place)
                 self._free_bytes -= size
             else:
-                block = np.empty(num_bytes, np.uint8)
+                block = np.empty(_block_bytes(num_bytes), np.uint8)
         # A memoryview in between: numpy's views of `owner` then keep `owner` itself alive, not the block behind it.
         owner = np.frombuffer(block.data, np.uint8, num_bytes)
         weakref.finalize(owner, self._returned.append, block).atexit = False
@@ -61,8 +62,14 @@ class MemoryPool:
         while self._returned:
             block = self._returned.popleft()
             self._num_returns += 1
-            bisect.insort(self._free, (block.nbytes, self._num_returns, block))
+            bisect.insort(self._free, (block.nbytes, -self._num_returns, block))
             self._free_bytes += block.nbytes
         while self._free_bytes > self._keep_bytes:
-            oldest = min(range(len(self._free)), key=lambda place: self._free[place][1])
+            oldest = max(range(len(self._free)), key=lambda place: self._free[place][1])
             self._free_bytes -= self._free.pop(oldest)[0]
+
+
+def _block_bytes(num_bytes: int) -> int:
+    """Rounded up, by a quarter at most: so that samples of nearly one size share blocks."""
+    step = max(1, 1 << max(0, num_bytes.bit_length() - 3))
+    return -(-num_bytes // step) * step

@@ -34,17 +34,17 @@ def test_memory_is_used_again_when_the_last_view_is_gone() -> None:
 
 def test_only_blocks_of_a_like_size_are_given() -> None:
     pool = MemoryPool(keep_bytes=10_000)
-    pool.take(1000)
-    assert pool.free_bytes == 1000
-    assert len(pool.take(499)) == 499
-    assert pool.free_bytes == 1499
+    pool.take(1024)
+    assert pool.free_bytes == 1024
+    assert len(pool.take(500)) == 500
+    assert pool.free_bytes == 1024 + 512
     kept = pool.take(800)
-    assert len(kept) == 800 and pool.free_bytes == 499
+    assert len(kept) == 800 and pool.free_bytes == 512
 
 
 def test_no_more_is_kept_than_allowed() -> None:
     pool = MemoryPool(keep_bytes=2500)
-    blocks = [pool.take(1000) for _ in range(4)]
+    blocks = [pool.take(1024) for _ in range(4)]
     assert pool.free_bytes == 0
     del blocks
-    assert pool.free_bytes == 2000
+    assert pool.free_bytes == 2048
