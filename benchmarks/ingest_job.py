@@ -7,8 +7,8 @@ one core and on two, wall seconds, in turn:
 
 * `job`: `run_ingest` on a Ray that is up and whose workers have done a small ingest before;
 * `bare`: the same segments through the same decoder processes, one thread a process to feed it, then one tar;
-* `ffmpeg`: two plain decodes of a part of the film, one after the other and side by side: what two cores of this machine
-  can give at most.
+* `ffmpeg`: two plain decodes of a part of the film, one after the other and side by side: what two cores of this
+  machine can give at most.
 
 Prints the median of each, of the ratios job/bare and of the speed-ups, as JSON.
 """
