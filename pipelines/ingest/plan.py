@@ -8,6 +8,7 @@ machine, so everything planned can be named before it exists, and resuming is a 
 from __future__ import annotations
 
 import hashlib
+import math
 from array import array
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
@@ -15,7 +16,15 @@ from fractions import Fraction
 import numpy as np
 
 from pipelines.ingest.config import IngestConfig, SplitRule
-from pipelines.ingest.segments import JPEG_BYTES_PER_PIXEL, Reading, Storing, cut_segments
+from pipelines.ingest.segments import (
+    JPEG_BYTES_PER_PIXEL,
+    NUM_TAPERED,
+    TAPER,
+    TAPERED_FROM,
+    Reading,
+    Storing,
+    cut_segments,
+)
 from pipelines.ingest.types import IngestError, PlannedVideo, ProbedImage, ProbedVideo, ShardPlan, VideoSource
 from vamba.data.sampling import select_frames
 
@@ -123,12 +132,16 @@ def estimated_bytes(video: PlannedVideo) -> int:
 
 
 def group_by_cost(costs_s: Sequence[float], target_s: float) -> list[range]:
-    """Consecutive items, grouped so that each task has enough work to be worth its overhead."""
+    """Consecutive items, grouped so that each task has enough work to be worth its overhead; smaller at a long end."""
     groups = []
-    start, cost_s = 0, 0.0
+    start, cost_s, done_s = 0, 0.0, 0.0
+    total_s = sum(costs_s)
+    taper_from_s = total_s - NUM_TAPERED * target_s if total_s >= TAPERED_FROM * target_s else math.inf
     for index, item_s in enumerate(costs_s):
+        enough_s = target_s / TAPER if done_s >= taper_from_s else target_s
         cost_s += item_s
-        if cost_s >= target_s or index == len(costs_s) - 1:
+        done_s += item_s
+        if cost_s >= enough_s or index == len(costs_s) - 1:
             groups.append(range(start, index + 1))
             start, cost_s = index + 1, 0.0
     return groups

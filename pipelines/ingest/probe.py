@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import struct
 from array import array
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -21,7 +24,7 @@ from pipelines.ingest.config import Limits
 from pipelines.ingest.container import open_container
 from pipelines.ingest.deinterlace import is_interlaced
 from pipelines.ingest.limits import check_duration, check_pixels
-from pipelines.ingest.opening import SourceFile, checked_source
+from pipelines.ingest.opening import LocalFile, SourceFile, checked_source
 from pipelines.ingest.sniff import HEAD_BYTES, foreign_kind, mp4_damage
 from pipelines.ingest.tonemap import is_hdr
 from pipelines.ingest.types import IngestError, Location, ProbedVideo
@@ -81,7 +84,8 @@ def probe_video(source: Location | str, limits: Limits = _NO_LIMITS, *, keep_dam
         if cut := mp4_damage(file, file.size_bytes):
             damage.report("truncated", cut)
         try:
-            return _probe_media(file, limits, damage)
+            with _hashed(file) as digest:
+                return _probe_media(file, limits, damage, digest)
         except av.error.MemoryError as error:
             raise MemoryError from error
         except av.error.FFmpegError as error:
@@ -95,7 +99,20 @@ def probe_damaged_video(location: Location, limits: Limits) -> ProbedVideo:
     return probe_video(location, limits, keep_damaged=True)
 
 
-def _probe_media(file: SourceFile, limits: Limits, damage: _Damage) -> ProbedVideo:
+@contextmanager
+def _hashed(file: SourceFile) -> Iterator[Callable[[], str]]:
+    """Hashes a local file on a second core, where there is one, while it is probed: what gives the digest in the end.
+
+    Remote bytes are hashed as they come.
+    """
+    if not isinstance(file, LocalFile):
+        yield file.sha256
+        return
+    with ThreadPoolExecutor(1) as thread:
+        yield thread.submit(file.sha256).result
+
+
+def _probe_media(file: SourceFile, limits: Limits, damage: _Damage, digest: Callable[[], str]) -> ProbedVideo:
     with open_container(file, limits.max_pixels) as container:
         stream = video_stream(container)
         check_pixels(stream.codec_context.width, stream.codec_context.height, limits.max_pixels)
@@ -127,7 +144,7 @@ def _probe_media(file: SourceFile, limits: Limits, damage: _Damage) -> ProbedVid
         message = "an AVI file with B-frames keeps no presentation times; re-encode it, e.g. to H.264 in MP4"
         raise IngestError("no_timestamps", message)
     return ProbedVideo(
-        digest="sha256:" + file.sha256(),
+        digest="sha256:" + digest(),
         container=container_name,
         codec=context.name,
         stream_index=stream_index,
