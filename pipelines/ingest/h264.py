@@ -96,8 +96,8 @@ def _encode_group(pictures: Sequence[bytes], width: int, height: int, crf: int) 
     context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
     context.thread_count, context.thread_type = 1, "NONE"
     fixed = "bframes=0:scenecut=0:open-gop=0:threads=1:lookahead-threads=1:cpu-independent=1"
-    # The colours of `to_yuv420p` are means of 2 x 2 pixels, so they belong to the middle of these: 1. Taken for 0, where
-    # they belong to the left ones, they would come back half a pixel off, at 3 dB.
+    # The colours of `to_yuv420p` are means of 2 x 2 pixels, so they belong to the middle of these: 1. Taken for 0,
+    # to the left of these, they would come back half a pixel off, which costs 2 to 5 dB.
     fixed += ":chromaloc=1"
     context.options = {
         "preset": _PRESET,
