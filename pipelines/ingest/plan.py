@@ -17,7 +17,6 @@ import numpy as np
 
 from pipelines.ingest.config import IngestConfig, SplitRule
 from pipelines.ingest.segments import (
-    JPEG_BYTES_PER_PIXEL,
     NUM_TAPERED,
     TAPER,
     TAPERED_FROM,
@@ -25,10 +24,12 @@ from pipelines.ingest.segments import (
     Storing,
     cut_segments,
 )
+from pipelines.ingest.sizes import frame_bytes
 from pipelines.ingest.types import IngestError, PlannedVideo, ProbedImage, ProbedVideo, ShardPlan, VideoSource
 from vamba.data.sampling import select_frames
 
 _MEMBER_OVERHEAD_BYTES = 768
+_TIME_CHARS = 14  # of a frame's time in the JSON
 # What `orientation` amounts to: degrees to turn clockwise, after mirroring left to right or not.
 _TURNS = {"": (0, False), "tx": (90, False), "xy": (180, False), "ty": (270, False)}
 _TURNS |= {"x": (0, True), "txy": (90, True), "y": (180, True), "t": (270, True)}
@@ -60,6 +61,7 @@ def plan_video(source: VideoSource, probe: ProbedVideo, config: IngestConfig) ->
         height=height,
         orientation=probe.orientation,
         duration_ns=_to_ns(probe.end_pts - start_pts, probe.time_base),
+        frame_bytes=frame_bytes(probe, width, height, store, config.frames),
         timestamps_ns=tuple(_to_ns(int(pts) - start_pts, probe.time_base) for pts in target_pts),
         probe={
             "container": probe.container,
@@ -127,8 +129,10 @@ def plan_shards(videos: Iterable[PlannedVideo], target_shard_bytes: int) -> tupl
 
 def estimated_bytes(video: PlannedVideo) -> int:
     """About how many bytes of a shard a video will take."""
-    frame_bytes = int(video.width * video.height * JPEG_BYTES_PER_PIXEL) + _MEMBER_OVERHEAD_BYTES
-    return len(video.timestamps_ns) * frame_bytes + 2 * _MEMBER_OVERHEAD_BYTES
+    num_frames = len(video.timestamps_ns)
+    num_members = 1 + (num_frames if video.store == "jpeg" else 1)
+    text_chars = sum(len(turn.value) for talk in video.source.conversations for turn in talk.turns)
+    return num_frames * (video.frame_bytes + _TIME_CHARS) + num_members * _MEMBER_OVERHEAD_BYTES + text_chars
 
 
 def group_by_cost(costs_s: Sequence[float], target_s: float) -> list[range]:

@@ -47,6 +47,7 @@ class _PacketIndex:
     is_key: bytearray = field(default_factory=bytearray)
     is_shown: bytearray = field(default_factory=bytearray)
     durations: array[int] = field(default_factory=_integers)
+    key_bytes: int = 0  # of all keyframes
     num_without_pts: int = 0
     corrupt: set[int] = field(default_factory=set)  # positions
 
@@ -158,6 +159,7 @@ def _probe_media(file: SourceFile, limits: Limits, damage: _Damage, digest: Call
         is_hdr=is_hdr(frames[0]),
         is_interlaced=is_interlaced(frames[0], context.name),
         has_audio=has_audio,
+        mean_key_bytes=index.key_bytes // max(1, sum(index.is_key)),
         pts=np.asarray(index.pts, np.int64),
         dts=np.asarray(index.dts, np.int64),
         is_key=np.frombuffer(index.is_key, bool),
@@ -232,6 +234,7 @@ def _index_packets(container: Any, stream: Any, first_frames: _FirstFrames) -> _
         index.pts.append(packet.pts)
         index.dts.append(packet.dts if packet.dts is not None else packet.pts)
         index.is_key.append(packet.is_keyframe)
+        index.key_bytes += packet.size if packet.is_keyframe else 0
         invisible = is_vp8 and not memoryview(packet)[0] & 0x10  # an alternate reference: decoded, never shown
         index.is_shown.append(not packet.is_discard and not invisible)
         index.durations.append(packet.duration or 0)

@@ -40,7 +40,12 @@ VIDEO_TYPE = pa.struct(
         ("orientation", _STRING),
         ("duration_ns", _INT),
     ]
-    + [("timestamps_ns", pa.list_(_INT)), ("probe_json", _STRING), ("segments", pa.list_(SEGMENT_TYPE))]
+    + [
+        ("frame_bytes", _INT),
+        ("timestamps_ns", pa.list_(_INT)),
+        ("probe_json", _STRING),
+        ("segments", pa.list_(SEGMENT_TYPE)),
+    ]
 )
 FAILURE_TYPE = pa.struct(
     [("stage", _STRING), ("id", _STRING), ("source_uri", _STRING), ("error_class", _STRING), ("message", _STRING)]
@@ -104,6 +109,7 @@ def video_row(video: PlannedVideo) -> dict[str, Any]:
         "height": video.height,
         "orientation": video.orientation,
         "duration_ns": video.duration_ns,
+        "frame_bytes": video.frame_bytes,
         "timestamps_ns": list(video.timestamps_ns),
         "probe_json": json.dumps(video.probe),
         "segments": [asdict(segment) for segment in video.segments],

@@ -79,6 +79,7 @@ class ProbedVideo:
     is_hdr: bool  # the first frame is tagged as PQ or HLG
     is_interlaced: bool  # the first frame is woven from two fields
     has_audio: bool
+    mean_key_bytes: int  # of a keyframe, encoded
     pts: np.ndarray  # int64
     dts: np.ndarray  # int64
     is_key: np.ndarray  # bool
@@ -132,6 +133,7 @@ class PlannedVideo:
     height: int
     orientation: str
     duration_ns: int
+    frame_bytes: int  # about, of a stored frame
     timestamps_ns: tuple[int, ...]
     probe: dict[str, Any]  # for the sample's JSON
     segments: tuple[Segment, ...]

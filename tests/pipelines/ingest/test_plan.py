@@ -35,6 +35,7 @@ def make_probe(num_frames: int = 900, gop: int = 30, **changes: object) -> Probe
         is_hdr=False,
         is_interlaced=False,
         has_audio=False,
+        mean_key_bytes=14_000,
         pts=pts,
         dts=pts,
         is_key=np.arange(num_frames) % gop == 0,
