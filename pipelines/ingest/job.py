@@ -206,6 +206,7 @@ def _decode_tasks(
             common |= {
                 "media": video.source.media,
                 "is_damaged": "partial" in video.probe,
+                "is_counted": video.is_counted,
                 **asdict(video.source.location),
             }
             size = {"width": video.width, "height": video.height, "orientation": video.orientation}

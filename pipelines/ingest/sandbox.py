@@ -66,6 +66,11 @@ class DecoderProcess:
         result: list[bytes | None] = self._call("salvage", (request,), request.location, limit_s)
         return result
 
+    def decode_counted(self, request: DecodeRequest, *, limit_s: float) -> list[bytes]:
+        """See `counted.decode_counted`. Raises IngestError as `probe` does."""
+        result: list[bytes] = self._call("decode_counted", (request,), request.location, limit_s)
+        return result
+
     def decode_image(self, request: DecodeRequest, *, limit_s: float) -> list[bytes]:
         """See `images.decode_image`. Raises IngestError as `probe` does."""
         result: list[bytes] = self._call("decode_image", (request,), request.location, limit_s)
