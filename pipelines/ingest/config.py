@@ -14,7 +14,7 @@ from vamba.data.manifest import FORMAT_VERSION, digest_of
 from vamba.data.sampling import FrameSampling
 
 # Raised whenever the same settings would give other bytes: decoding, scaling, encoding, packing order.
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ import numpy as np
 import simplejpeg
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
+from pipelines.ingest.gamut import is_wide, to_bt709
 from pipelines.ingest.tonemap import is_hdr, tone_map
 
 # Bit-exact area averaging: the same bytes on any processor, no aliasing.
@@ -41,6 +42,8 @@ def encode_frame(frame: Any, *, width: int, height: int, orientation: str, jpeg_
         rgb = tone_map(frame, scaled_width, scaled_height, _SCALING if needs_scaling else None)
     else:
         rgb = _sdr_to_rgb(frame, scaled_width, scaled_height)
+        if is_wide(frame):
+            rgb = to_bt709(rgb, frame.color_primaries)
     for step in orientation:
         rgb = rgb.transpose(1, 0, 2) if step == "t" else rgb[:, ::-1] if step == "x" else rgb[::-1]
     pixels = np.ascontiguousarray(rgb)
