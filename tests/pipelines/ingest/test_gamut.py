@@ -41,7 +41,7 @@ def test_a_tagged_film_is_stored_in_bt709(tmp_path: Path) -> None:
     # Red of BT.709 at half its light, as BT.2020 codes it.
     light = np.array([0.6274, 0.0691, 0.0164]) * 0.5
     red, green, blue = np.rint(255 * light ** (1 / 2.4)).astype(int)
-    pixels = {"filters": f"drawbox=color=0x{red:02x}{green:02x}{blue:02x}:t=fill,scale=out_color_matrix=bt2020"}
+    pixels = {"filters": f"format=gbrp,geq=r={red}:g={green}:b={blue},scale=out_color_matrix=bt2020:out_range=tv"}
     tags = {"x264-params": "colorprim=bt2020:transfer=bt2020-10:colormatrix=bt2020nc"}
     film = make_video(tmp_path / "a.mp4", seconds=1, crf=1, **pixels, **tags)
     video = plan(film)
