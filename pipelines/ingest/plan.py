@@ -79,6 +79,7 @@ def plan_video(source: VideoSource, probe: ProbedVideo, config: IngestConfig) ->
             "is_interlaced": probe.is_interlaced,
             "pixel_aspect": str(probe.pixel_aspect),
             "has_audio": probe.has_audio,
+            **({"times": "counted"} if probe.is_counted else {}),
             "size_bytes": source.size_bytes,
         },
         segments=cut_segments(source.id, probe, target_pts, width * height, config.segment_cost_s, reading, storing),
