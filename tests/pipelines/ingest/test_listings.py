@@ -107,7 +107,9 @@ def test_a_mix_of_images_videos_and_text(tmp_path: Path, name: str) -> None:
         counts = found.counts
         assert (counts.num_images, counts.num_videos, counts.num_unusable, counts.num_text_only_rows) == (1, 1, 1, 2)
     (failed,) = (item for item in items.values() if item.problem is not None)
-    assert failed.source.uri == f"{listing}#{'line' if name == 'l.jsonl' else 'row'}-5"
+    place = "line-5" if name == "l.jsonl" else "row-5"
+    assert failed.source.uri == f"{listing}#{place}"
+    assert failed.source.id == f"{name.replace('.', '-')}-{place}"
     assert failed.problem is not None and failed.problem.error_class == "unsupported"
 
 
