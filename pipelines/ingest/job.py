@@ -310,7 +310,7 @@ def _clean_up(config: IngestConfig, sources: FoundSources, request: Request) -> 
 
     An unfinished extension may have its area there, too: it is kept for the command that continues it.
     """
-    first = Staging(config.out, work_key(config, sources.store.sources(), None))
+    first = Staging(config.out, work_key(config, sources.store.identities(), None))
     if request.append or request.retry_failures or first.is_only_area():
         first.remove_all()
 
