@@ -68,18 +68,7 @@ def ingest(
         print_config(resolved)
         _print_plan(resolved, request)
         return
-    from pipelines.ingest.job import run_ingest
-    from pipelines.ingest.progress import Silent, TextProgress
-
-    progress = Silent() if SESSION.quiet else TextProgress()
-    try:
-        summary = run_ingest(resolved, progress, request)
-    except SystemExit as ended:  # Ray makes this of SIGTERM, so that what is held is given back
-        SESSION.end_progress()
-        typer.echo(
-            f"vamba: ended by {_signal_name(ended.code)}; the same command continues where it stopped.", err=True
-        )
-        raise typer.Exit(PREEMPTED) from None
+    summary = _run(resolved, request)
     if json:
         print_json(summary)
     else:
@@ -90,6 +79,20 @@ def ingest(
             "dataset holds the rest"
         )
         raise typer.Exit(REFUSED)
+
+
+def _run(config: IngestConfig, request: Request) -> IngestSummary:
+    from pipelines.ingest.job import run_ingest
+    from pipelines.ingest.progress import Silent, TextProgress
+
+    try:
+        return run_ingest(config, Silent() if SESSION.quiet else TextProgress(), request)
+    except SystemExit as ended:  # Ray makes this of SIGTERM, so that what is held is given back
+        SESSION.end_progress()
+        typer.echo(
+            f"vamba: ended by {_signal_name(ended.code)}; the same command continues where it stopped.", err=True
+        )
+        raise typer.Exit(PREEMPTED) from None
 
 
 def _signal_name(code: str | int | None) -> str:
