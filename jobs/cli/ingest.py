@@ -158,6 +158,7 @@ def _about_sources(counts: SourceCounts) -> dict[str, str]:
     """What was found beside the sources, as far as there is any."""
     numbers = {
         "images": counts.num_images,
+        "unusable sources": counts.num_unusable,
         "files ignored": counts.num_ignored_files,
         "tar samples ignored": counts.num_ignored_samples,
         "rows of text only": counts.num_text_only_rows,

@@ -76,8 +76,8 @@ class IngestConfig:
     split: SplitRule = field(default_factory=SplitRule)
     target_shard_bytes: int = 128 * 1000**2  # planned size of a shard; the real one follows the content
     segment_cost_s: float = 1.5  # CPU seconds of decoding in one segment of a long video, and in one task
-    batch_videos: int = 2000  # most sources that are planned at once: the driver holds the plans of one batch
-    batch_bytes: int = 200 * 1000**3  # most bytes of sources in a batch, unless a single one is larger
+    batch_videos: int = 20_000  # most sources that are planned at once: the driver holds the plans of one batch
+    batch_bytes: int = 100 * 1000**3  # most bytes of sources in a batch, unless a single one is larger
     watchdog: Watchdog = field(default_factory=Watchdog)
     max_failure_fraction: float = 0.5  # share of the videos that may fail before the job counts as failed
     ray_address: str | None = None  # of a running Ray cluster; null starts Ray on this machine

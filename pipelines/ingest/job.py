@@ -302,7 +302,7 @@ def _clean_up(config: IngestConfig, sources: FoundSources, request: Request) -> 
 
     An unfinished extension may have its area there, too: it is kept for the command that continues it.
     """
-    first = Staging(config.out, work_key(config, sources.store.sources(), None))
+    first = Staging(config.out, work_key(config, sources.store.identities(), None))
     if request.append or request.retry_failures or first.is_only_area():
         first.remove_all()
 
@@ -359,7 +359,9 @@ def _listing_progress(progress: Progress) -> Callable[[int], None]:
 def _tell_about_sources(sources: FoundSources, progress: Progress) -> None:
     counts = sources.counts
     kinds = ((counts.num_videos, "videos"), (counts.num_images, "images"))
-    progress.note("found " + " and ".join(f"{count:,} {kind}" for count, kind in kinds if count))
+    progress.note("found " + (" and ".join(f"{count:,} {kind}" for count, kind in kinds if count) or "nothing usable"))
+    if counts.num_unusable:
+        progress.note(f"{counts.num_unusable:,} sources cannot be used; failures.parquet will say why of each")
     if counts.num_ignored_files:
         progress.note(
             f"ignored {counts.num_ignored_files:,} files in the folders that are not named like videos or images"

@@ -21,10 +21,13 @@ _GLOB = re.compile(r"[*?\[]")
 
 
 def suffix_of(name: str) -> str:
-    """The ending of a path or URI, in lower case, with its dot; the query of a URI does not count."""
-    if "://" in name:
-        name = name.partition("?")[0]
-    return posixpath.splitext(name)[1].lower()
+    """The ending of a path or URI, in lower case, with its dot."""
+    return posixpath.splitext(without_query(name))[1].lower()
+
+
+def without_query(name: str) -> str:
+    """A path or URI as it names a file: what http has behind a question mark left out."""
+    return name.partition("?")[0] if name.startswith(("http://", "https://")) else name
 
 
 def media_of(name: str) -> Media | None:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.filesystems import check_no_credentials, filesystem_of, is_local, local_path, scheme_of
-from pipelines.ingest.kinds import media_of
+from pipelines.ingest.kinds import media_of, without_query
 from pipelines.ingest.listing_files import raw_rows
 from pipelines.ingest.types import IngestError
 from vamba.data.sample import SPLITS, Conversation, Media
@@ -56,7 +56,7 @@ def absolute_listing(listing: str) -> str:
 
 def folder_of(listing: str) -> str:
     """The folder that the paths in a listing are relative to."""
-    return posixpath.dirname(listing.partition("?")[0] if "://" in listing else listing)
+    return posixpath.dirname(without_query(listing))
 
 
 def listing_rows(listing: str) -> Iterator[ListingRow]:

@@ -9,8 +9,8 @@ import hashlib
 import os
 import posixpath
 import re
-from urllib.parse import urlsplit
 
+from pipelines.ingest.kinds import without_query
 from vamba.data.sample import MAX_ID_CHARS
 
 _DIGEST_CHARS = 8
@@ -35,11 +35,11 @@ def with_digest(name: str, path: str) -> str:
 
 def relative_to(uri: str, root: str) -> str:
     """A path or URI as seen from a folder; what is elsewhere gives its whole path, with the bucket or host."""
+    if uri.startswith(f"{root}/") and "?" not in uri:
+        return uri[len(root) + 1 :]
     if "://" not in uri and "://" not in root:
         return os.path.relpath(uri, root)
-    parts = urlsplit(uri) if uri.startswith(("http://", "https://")) else None
-    path = uri if parts is None else f"{parts.scheme}://{parts.netloc}{parts.path}"  # without the query
-    scheme, _, place = path.rpartition("://")
+    scheme, _, place = without_query(uri).rpartition("://")
     root_scheme, _, root_place = root.rpartition("://")
     if scheme != root_scheme:
         return place.lstrip("/")

@@ -26,12 +26,13 @@ from pipelines.ingest.kinds import (
     is_pattern,
     media_of,
     suffix_of,
+    without_query,
 )
 from pipelines.ingest.listings import absolute_listing, folder_of, listing_rows
 from pipelines.ingest.naming import relative_to
 from pipelines.ingest.store import Entry, SourceStore
 from pipelines.ingest.types import IngestError, VideoSource
-from pipelines.ingest.walk import matching, walk, what_is
+from pipelines.ingest.walk import FoundFile, matching, walk, what_is
 from pipelines.ingest.webdatasets import tar_samples
 
 _TARS_AHEAD = 4
@@ -43,6 +44,7 @@ class SourceCounts:
 
     num_videos: int = 0
     num_images: int = 0
+    num_unusable: int = 0  # sources that are failures before they are opened: several images in a row, a broken tar
     num_ignored_files: int = 0  # in folders, of other kinds
     num_ignored_samples: int = 0  # of tars, without video and image
     num_text_only_rows: int = 0  # of listings, without video and image
@@ -95,8 +97,9 @@ def find_sources(
             store.add(_listing_entries(conversations, counts), told, only_known=True)
             counts.num_unmatched = store.value("SELECT count(*) FROM unmatched")
         store.seal()
-        kinds = dict(store.db.execute("SELECT media, count(*) FROM source GROUP BY media"))
+        kinds = dict(store.db.execute("SELECT media, count(*) FROM source WHERE problem IS NULL GROUP BY media"))
         counts.num_videos, counts.num_images = kinds.get("video", 0), kinds.get("image", 0)
+        counts.num_unusable = len(store) - sum(kinds.values())
     except BaseException:
         store.close()
         raise
@@ -106,19 +109,22 @@ def find_sources(
 def _entries(source: str, counts: SourceCounts) -> Iterator[Entry]:
     """What one SOURCE names."""
     check_no_credentials(source, "a source")
-    tars: list[tuple[str, str]] = []  # after the rest, some at a time
+    tars: list[FoundFile] = []  # after the rest, some at a time
     for uri in _expanded(source):
         kind = what_is(uri)
         if kind == "folder":
             yield from _folder_entries(uri, counts)
-        elif kind == "file":
-            name = posixpath.basename(uri.partition("?")[0] if "://" in uri else uri)
-            yield from _file_entries(uri, name, None, 0, counts, tars)
-        elif is_pattern(uri):
-            for file in matching(uri):
-                yield from _file_entries(file.uri, file.relative, file.size_bytes, file.mtime_ns, counts, tars)
-        else:
+            continue
+        if kind is None and not is_pattern(uri):
             raise ValueError(f"source {source!r} does not exist (looked for {uri}); check the path, or quote a glob")
+        alone = FoundFile(uri=uri, relative=posixpath.basename(without_query(uri)))
+        for file in [alone] if kind == "file" else matching(uri):
+            if suffix_of(file.uri) == TAR_SUFFIX:
+                tars.append(file)
+            elif suffix_of(file.uri) in LISTING_SUFFIXES:
+                yield from _listing_entries(file.uri, counts)
+            else:
+                yield _file_entry(file)
     yield from _tar_entries(tars, counts)
 
 
@@ -135,38 +141,25 @@ def _expanded(source: str) -> list[str]:
 
 def _folder_entries(folder: str, counts: SourceCounts) -> Iterator[Entry]:
     for file in walk(folder):
-        media = media_of(file.uri)
-        if media is None:
+        if media_of(file.uri) is None:
             counts.num_ignored_files += 1
-            continue
-        yield Entry(
-            uri=file.uri,
-            relative=file.relative,
-            media=media,
-            size_bytes=file.size_bytes,
-            mtime_ns=file.mtime_ns,
-        )
+        else:
+            yield _file_entry(file)
 
 
-def _file_entries(
-    uri: str,
-    relative: str,
-    size_bytes: int | None,
-    mtime_ns: int,
-    counts: SourceCounts,
-    tars: list[tuple[str, str]],
-) -> Iterator[Entry]:
-    """What a file holds that was named, by itself or by a glob: any ending that says nothing else is a video's."""
-    if uri.lower().endswith(PACKED_TAR_SUFFIXES):
-        raise ValueError(f"source {uri!r} is a compressed tar, whose members cannot be read by themselves; unpack it")
-    if suffix_of(uri) == TAR_SUFFIX:
-        tars.append((uri, relative))
-    elif suffix_of(uri) in LISTING_SUFFIXES:
-        yield from _listing_entries(uri, counts)
-    else:
-        yield Entry(
-            uri=uri, relative=relative, media=media_of(uri) or "video", size_bytes=size_bytes, mtime_ns=mtime_ns
+def _file_entry(file: FoundFile) -> Entry:
+    """A file as a source; one whose ending says nothing was named by its user, and is tried as a video."""
+    if file.uri.lower().endswith(PACKED_TAR_SUFFIXES):
+        raise ValueError(
+            f"source {file.uri!r} is a compressed tar, whose members cannot be read by themselves; unpack it"
         )
+    return Entry(
+        uri=file.uri,
+        relative=file.relative,
+        media=media_of(file.uri) or "video",
+        size_bytes=file.size_bytes,
+        mtime_ns=file.mtime_ns,
+    )
 
 
 def _listing_entries(listing: str, counts: SourceCounts) -> Iterator[Entry]:
@@ -176,9 +169,10 @@ def _listing_entries(listing: str, counts: SourceCounts) -> Iterator[Entry]:
         if row.uri is None:
             counts.num_text_only_rows += 1
             continue
+        relative = relative_to(row.uri, folder)
         yield Entry(
             uri=row.uri,
-            relative=relative_to(row.uri, folder),
+            relative=relative if row.problem is None else relative.replace("#", "/"),  # LISTING#ROW, which is no file
             media=row.media,
             split=row.split,
             conversation=row.conversation,
@@ -186,18 +180,18 @@ def _listing_entries(listing: str, counts: SourceCounts) -> Iterator[Entry]:
         )
 
 
-def _tar_entries(tars: Iterable[tuple[str, str]], counts: SourceCounts) -> Iterator[Entry]:
+def _tar_entries(tars: Iterable[FoundFile], counts: SourceCounts) -> Iterator[Entry]:
     """The samples of tars, in order; some tars are read ahead, since each answer of a remote one is waited for."""
     for entries, num_ignored in _read_tars(tars):
         counts.num_ignored_samples += num_ignored
         yield from entries
 
 
-def _read_tars(tars: Iterable[tuple[str, str]]) -> Iterator[tuple[list[Entry], int]]:
+def _read_tars(tars: Iterable[FoundFile]) -> Iterator[tuple[list[Entry], int]]:
     with ThreadPoolExecutor(_TARS_AHEAD) as pool:
         ahead: deque[Future[tuple[list[Entry], int]]] = deque()
-        for tar, relative in tars:
-            ahead.append(pool.submit(_read_tar, tar, relative))
+        for tar in tars:
+            ahead.append(pool.submit(_read_tar, tar.uri, tar.relative))
             if len(ahead) > _TARS_AHEAD:
                 yield ahead.popleft().result()
         yield from (future.result() for future in ahead)

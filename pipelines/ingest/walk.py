@@ -46,7 +46,7 @@ def what_is(uri: str) -> Literal["file", "folder"] | None:
         kind = filesystem.info(path_in)["type"]
     except FileNotFoundError:
         return None
-    except OSError as error:
+    except Exception as error:  # each library has errors of its own
         raise ValueError(f"{uri} cannot be looked at: {error}; check the address and the credentials") from error
     return "folder" if kind == "directory" else "file"
 
@@ -62,7 +62,7 @@ def stat(uri: str) -> tuple[int, int]:
     filesystem, path = filesystem_of(uri)
     try:
         info = filesystem.info(path)
-    except Exception:  # each library has errors of its own; the probe, which needs the bytes, says which it was
+    except Exception:  # as above; the probe, which needs the bytes, says what it was
         return -1, 0
     size = info.get("size")
     return (-1 if size is None else int(size)), _mtime_ns(info)

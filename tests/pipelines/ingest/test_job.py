@@ -40,7 +40,7 @@ from pipelines.ingest.job import run_ingest
 from vamba.data.sampling import FrameSampling
 summary = run_ingest(IngestConfig(
     sources=(sys.argv[1],), out=sys.argv[2], conversations=sys.argv[3], num_cpus=2, segment_cost_s=1e-6,
-    target_shard_bytes=60_000, sampling=FrameSampling(fps=2)))
+    target_shard_bytes=60_000, sampling=FrameSampling(fps=2), batch_videos=3))
 print("reused", summary.num_segments_reused)
 """
 
@@ -171,7 +171,7 @@ def test_finished_dataset_is_left_alone_and_other_settings_refused(
 def test_killed_run_continues_to_the_same_bytes(
     ingested: tuple[Path, IngestSummary], videos: Path, tmp_path: Path
 ) -> None:
-    """The killed and the continuing run use two workers and one GOP a task; the reference used one worker."""
+    """The killed and the continuing run use two workers, one GOP a task and batches of three; the reference did not."""
     out = tmp_path / "killed"
     command = [sys.executable, "-c", RUNNER, str(videos), str(out), str(videos / "questions.jsonl")]
     child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
