@@ -1,9 +1,10 @@
 """The manifest and the failures of a dataset, as Parquet files.
 
 `manifest.parquet` has one row per sample, ordered by shard and offset; the shard table, versions and digests travel in
-the file's metadata under the key `vamba`. `failures.parquet` has one row per failure, `inputs-v00001.parquet` one per
-input of that version. All are written whole and atomically, and the manifest last of all: a dataset without it is not
-there yet. The newest version is `manifest.parquet`; earlier ones are kept as `manifest-v00001.parquet`, ….
+the file's metadata under the key `vamba`. `failures.parquet` has one row per failure, and so has
+`failures-v00001.parquet` for each version; `inputs-v00001.parquet` has one per input of that version. All are written
+whole and atomically, and the manifest last of all: a dataset without it is not there yet. The newest version is
+`manifest.parquet`; earlier ones are kept as `manifest-v00001.parquet`, ….
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -119,14 +120,9 @@ def _no_dataset(storage: Storage) -> FileNotFoundError:
 def _parse_manifest(data: bytes, path: str) -> Manifest:
     try:
         table = _read_table(data)
-        header = json.loads((table.schema.metadata or {})[_METADATA_KEY])
-    except (pa.ArrowInvalid, KeyError) as error:
+    except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is not a manifest of this project: {error}") from error
-    if header["format_version"] > FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format version {header['format_version']}; this program reads up to "
-            f"{FORMAT_VERSION}: use a newer one"
-        )
+    header = parse_header(table.schema, path)
     manifest = Manifest(
         format_version=header["format_version"],
         version=header["version"],
@@ -143,65 +139,134 @@ def _parse_manifest(data: bytes, path: str) -> Manifest:
     return manifest
 
 
+def parse_header(schema: pa.Schema, path: str) -> dict[str, Any]:
+    """What a manifest file says beside its rows: versions, digests, shards.
+
+    Raises:
+        ValueError: it says nothing, or a newer program wrote it.
+    """
+    metadata = schema.metadata or {}
+    if _METADATA_KEY not in metadata:
+        raise ValueError(f"{path} is not a manifest of this project: it has no metadata {_METADATA_KEY.decode()!r}")
+    header: dict[str, Any] = json.loads(metadata[_METADATA_KEY])
+    if header["format_version"] > FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format version {header['format_version']}; this program reads up to "
+            f"{FORMAT_VERSION}: use a newer one"
+        )
+    return header
+
+
 def write_manifest(data_uri: DataUri, manifest: Manifest) -> None:
     """Writes the manifest atomically. Call it last: from then on the dataset exists."""
+    schema = manifest_schema(manifest, manifest.digest)
+    data = _table_bytes([asdict(row) for row in manifest.samples], schema)
+    open_storage(data_uri).write_atomic(MANIFEST_NAME, data)
+
+
+def manifest_schema(manifest: Manifest, digest: str) -> pa.Schema:
+    """The schema of a manifest file, with all that the manifest says beside its rows."""
     header: dict[str, Any] = {
         "format_version": manifest.format_version,
         "version": manifest.version,
         "config_digest": manifest.config_digest,
         "inputs_digest": manifest.inputs_digest,
-        "digest": manifest.digest,
+        "digest": digest,
         "shards": [known_fields(asdict(shard)) for shard in manifest.shards],
     }
-    schema = SAMPLE_SCHEMA.with_metadata({_METADATA_KEY: json.dumps(header, separators=(",", ":")).encode()})
-    _write_table(open_storage(data_uri), MANIFEST_NAME, [asdict(row) for row in manifest.samples], schema)
+    return SAMPLE_SCHEMA.with_metadata({_METADATA_KEY: json.dumps(header, separators=(",", ":")).encode()})
 
 
-def keep_manifest(data_uri: DataUri, manifest: Manifest) -> None:
+class Published(Protocol):
+    """A version of a dataset."""
+
+    @property
+    def version(self) -> int:
+        """Its number."""
+
+    @property
+    def digest(self) -> str:
+        """The digest of its manifest."""
+
+
+def keep_manifest(data_uri: DataUri, manifest: Published) -> str:
     """Keeps the published manifest under its version, before the next version takes its place.
+
+    Returns:
+        The state that it is in, for `put_manifest`.
 
     Raises:
         ValueError: what is published is not `manifest`.
     """
     storage = open_storage(data_uri)
-    data = storage.read_bytes(MANIFEST_NAME)
-    if _parse_manifest(data, f"{storage.uri}/{MANIFEST_NAME}").digest != manifest.digest:
-        raise ValueError(
-            f"{storage.uri} has another manifest than when this run began: somebody else has published a version. "
-            "Run the same command again, to extend that one"
-        )
+    data, state = storage.read_version(MANIFEST_NAME)
+    with pq.ParquetFile(io.BytesIO(data)) as file:
+        header = parse_header(file.schema_arrow, f"{storage.uri}/{MANIFEST_NAME}")
+    if header["digest"] != manifest.digest:
+        raise _published_meanwhile(storage)
     storage.write_atomic(_kept_name(manifest.version), data)
+    return state
 
 
-def write_inputs(data_uri: DataUri, version: int, inputs: Iterable[InputRow]) -> None:
-    """Writes the inputs of a version, ordered by URI. It counts once the manifest of that version is published."""
-    rows = [asdict(row) for row in sorted(inputs, key=lambda row: row.uri)]
-    _write_table(open_storage(data_uri), _inputs_name(version), rows, INPUT_SCHEMA)
+def put_manifest(data_uri: DataUri, data: bytes, over: str | None) -> None:
+    """Publishes the bytes of a manifest; the storage compares and writes in one step.
+
+    Args:
+        over: state of the manifest that it takes the place of, from `keep_manifest`; None: there is none yet.
+
+    Raises:
+        ValueError: another manifest is there.
+    """
+    storage = open_storage(data_uri)
+    if not (storage.create(MANIFEST_NAME, data) if over is None else storage.replace(MANIFEST_NAME, data, over)):
+        raise _published_meanwhile(storage)
+
+
+def _published_meanwhile(storage: Storage) -> ValueError:
+    return ValueError(
+        f"{storage.uri} has another manifest than when this run began: somebody else has published a version. "
+        "Run the same command again, to extend that one"
+    )
 
 
 def read_inputs(data_uri: DataUri, version: int) -> tuple[InputRow, ...] | None:
     """The inputs of a version, ordered by URI; None for a dataset from before they were recorded."""
     try:
-        data = open_storage(data_uri).read_bytes(_inputs_name(version))
+        data = open_storage(data_uri).read_bytes(inputs_name(version))
     except FileNotFoundError:
         return None
     return tuple(InputRow(**row) for row in _read_table(data).to_pylist())
 
 
-def read_failures(data_uri: DataUri) -> tuple[Failure, ...]:
-    """The failures of a finished dataset, ordered by id; none if there was none.
+def read_failures(data_uri: DataUri, version: int | None = None) -> tuple[Failure, ...]:
+    """The failures of a finished dataset, of the newest version or of a given one, ordered by id.
 
     Raises:
         FileNotFoundError: there is no failures file.
     """
-    data = open_storage(data_uri).read_bytes(FAILURES_NAME)
-    return tuple(Failure(**row) for row in _read_table(data).to_pylist())
+    rows = _read_table(failure_bytes(data_uri, version)).to_pylist()
+    return tuple(Failure(**row) for row in rows)
 
 
-def write_failures(data_uri: DataUri, failures: Iterable[Failure]) -> None:
-    """Writes the failures atomically, ordered by id and stage, so that equal failures give equal bytes."""
+def failure_bytes(data_uri: DataUri, version: int | None = None) -> bytes:
+    """The file of `read_failures`. A dataset from before they were kept by version has those of the newest only."""
+    storage = open_storage(data_uri)
+    if version is not None and storage.exists(_failures_name(version)):
+        return storage.read_bytes(_failures_name(version))
+    return storage.read_bytes(FAILURES_NAME)
+
+
+def write_failures(data_uri: DataUri, failures: Iterable[Failure], version: int = 1) -> None:
+    """Writes the failures of a version, ordered by id and stage, so that equal failures give equal bytes."""
     rows = [asdict(row) for row in sorted(failures, key=lambda row: (row.id, row.stage, row.message))]
-    _write_table(open_storage(data_uri), FAILURES_NAME, rows, FAILURE_SCHEMA)
+    put_failures(data_uri, _table_bytes(rows, FAILURE_SCHEMA), version)
+
+
+def put_failures(data_uri: DataUri, data: bytes, version: int) -> None:
+    """Writes the bytes of a failures file, under the name of its version and as the newest."""
+    storage = open_storage(data_uri)
+    for name in (_failures_name(version), FAILURES_NAME):
+        storage.write_atomic(name, data)
 
 
 def build_manifest(
@@ -226,7 +291,12 @@ def _kept_name(version: int) -> str:
     return f"manifest-v{version:05d}.parquet"
 
 
-def _inputs_name(version: int) -> str:
+def _failures_name(version: int) -> str:
+    return f"failures-v{version:05d}.parquet"
+
+
+def inputs_name(version: int) -> str:
+    """Name of the file with the inputs of a version."""
     return f"inputs-v{version:05d}.parquet"
 
 
@@ -237,7 +307,7 @@ def _read_table(data: bytes) -> pa.Table:
         return file.read(use_threads=False)
 
 
-def _write_table(storage: Storage, name: str, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> None:
+def _table_bytes(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), buffer, compression="zstd")
-    storage.write_atomic(name, buffer.getvalue())
+    return buffer.getvalue()

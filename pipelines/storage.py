@@ -1,20 +1,27 @@
 """Files and objects behind one small interface, for local paths and `s3://` URIs.
 
 A `Storage` is a root; every path given to it is relative to that root, with '/' between parts. Local roots use the
-operating system directly (a range read is one pread); S3 goes through pyarrow.fs, imported only then. A write is
-visible whole or not at all: a temporary file, fsync and rename locally; one put on S3, where a put is atomic.
+operating system directly (a range read is one pread); S3 is in s3.py. A write is visible whole or not at all: a
+temporary file, fsync and rename locally; one put on S3, where a put is atomic. Where several writers may meet,
+`create`, `replace` and `delete_version` act only if the file is what the writer knows: one wins, the others are told.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import hashlib
 import os
+import re
 import secrets
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 _TEMPORARY_SUFFIX = ".tmp"
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +45,9 @@ class Storage(Protocol):
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         """Exactly `length` bytes from `offset`. Raises EOFError where the file ends before."""
 
+    def read_version(self, path: str) -> tuple[bytes, str]:
+        """The whole file, and a name for this state of it, for `replace` and `delete_version`."""
+
     def write_atomic(self, path: str, data: bytes) -> None:
         """Creates or replaces a file; a reader sees the old bytes or the new ones, never a part."""
 
@@ -47,17 +57,30 @@ class Storage(Protocol):
     def create(self, path: str, data: bytes) -> bool:
         """Writes a file only if none is there; says whether it did."""
 
+    def replace(self, path: str, data: bytes, version: str) -> str | None:
+        """Writes a file only if it is still in the state `version`; returns its new state, None if it did not."""
+
+    def delete_version(self, path: str, version: str) -> bool:
+        """Removes a file only if it is still in the state `version`; says whether it did."""
+
     def exists(self, path: str) -> bool:
         """Whether there is a file at `path`."""
 
+    def walk(self, prefix: str = "") -> Iterator[StoredFile]:
+        """All files below a folder, recursively, in no order, as they are found; none if the folder is missing."""
+
     def list(self, prefix: str = "") -> list[StoredFile]:
-        """All files below a folder, recursively, sorted by path; none if the folder is missing."""
+        """What `walk` finds, sorted by path."""
 
     def delete(self, path: str) -> None:
         """Removes a file; it is no error if there is none."""
 
     def delete_tree(self, prefix: str) -> None:
         """Removes a folder and all below it; it is no error if there is none."""
+
+    def remove_leftovers(self) -> None:
+        """Removes what killed writers left, in the root and in the folders in it, and nobody sees. Conditional writers
+        do not mind, others may fail."""
 
     def scratch_dir(self, prefix: str) -> Path:
         """A local folder for files that `put_file` will take: a folder of a local root, so that it is a rename."""
@@ -93,6 +116,10 @@ class LocalStorage:
         finally:
             os.close(descriptor)
 
+    def read_version(self, path: str) -> tuple[bytes, str]:
+        data = self.read_bytes(path)
+        return data, _version_of(data)
+
     def write_atomic(self, path: str, data: bytes) -> None:
         temporary = self._write_temporary(path, data)
         os.replace(temporary, self._at(path))
@@ -100,36 +127,60 @@ class LocalStorage:
 
     def put_file(self, path: str, local_path: Path) -> None:
         target = self._at(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(target.parent)
         with open(local_path, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(local_path, target)
         _sync_directory(target.parent)
 
     def create(self, path: str, data: bytes) -> bool:
-        temporary = self._write_temporary(path, data)
-        try:
-            os.link(temporary, self._at(path))  # fails if the name exists: content and exclusivity in one step
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink()
+        _make_folder(self._at(path).parent)
+        with _alone_in(self._at(path).parent):
+            temporary = self._write_temporary(path, data)
+            try:
+                os.link(temporary, self._at(path))  # fails if the name exists: content and exclusivity in one step
+            except FileExistsError:
+                return False
+            finally:
+                temporary.unlink()
         _sync_directory(self._at(path).parent)
         return True
+
+    def replace(self, path: str, data: bytes, version: str) -> str | None:
+        with _alone_in(self._at(path).parent):
+            if not self._is_version(path, version):
+                return None
+            self.write_atomic(path, data)
+        return _version_of(data)
+
+    def delete_version(self, path: str, version: str) -> bool:
+        with _alone_in(self._at(path).parent):
+            if not self._is_version(path, version):
+                return False
+            self.delete(path)
+        return True
+
+    def _is_version(self, path: str, version: str) -> bool:
+        try:
+            return self.read_version(path)[1] == version
+        except FileNotFoundError:
+            return False
 
     def exists(self, path: str) -> bool:
         return self._at(path).is_file()
 
-    def list(self, prefix: str = "") -> list[StoredFile]:
-        found = []
+    def walk(self, prefix: str = "") -> Iterator[StoredFile]:
         for folder, _, names in os.walk(self._at(prefix)):
             for name in names:
                 if name.startswith(".") and name.endswith(_TEMPORARY_SUFFIX):
                     continue
                 full = Path(folder, name)
-                path = full.relative_to(self._root).as_posix()
-                found.append(StoredFile(path=path, size_bytes=full.stat().st_size))
-        return sorted(found, key=lambda entry: entry.path)
+                with contextlib.suppress(FileNotFoundError):  # removed while we walk
+                    size_bytes = full.stat().st_size
+                    yield StoredFile(path=full.relative_to(self._root).as_posix(), size_bytes=size_bytes)
+
+    def list(self, prefix: str = "") -> list[StoredFile]:
+        return sorted(self.walk(prefix), key=lambda entry: entry.path)
 
     def delete(self, path: str) -> None:
         self._at(path).unlink(missing_ok=True)
@@ -137,14 +188,21 @@ class LocalStorage:
     def delete_tree(self, prefix: str) -> None:
         shutil.rmtree(self._at(prefix), ignore_errors=True)
 
+    def remove_leftovers(self) -> None:
+        with _alone_in(self._root):
+            for pattern in (f".*{_TEMPORARY_SUFFIX}", f"*/.*{_TEMPORARY_SUFFIX}"):
+                for path in self._root.glob(pattern):
+                    if _TEMPORARY.fullmatch(path.name):
+                        path.unlink(missing_ok=True)
+
     def scratch_dir(self, prefix: str) -> Path:
         folder = self._at(prefix)
-        folder.mkdir(parents=True, exist_ok=True)
+        _make_folder(folder)
         return folder
 
     def _write_temporary(self, path: str, data: bytes) -> Path:
         target = self._at(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(target.parent)
         temporary = target.parent / f".{target.name}.{secrets.token_hex(6)}{_TEMPORARY_SUFFIX}"
         try:
             with open(temporary, "xb") as file:
@@ -155,92 +213,6 @@ class LocalStorage:
             temporary.unlink(missing_ok=True)
             raise
         return temporary
-
-
-class S3Storage:
-    """A prefix of an S3 bucket. Credentials, region and endpoint come from the usual AWS_* variables."""
-
-    def __init__(self, uri: str) -> None:
-        from pyarrow import fs
-
-        self._uri = uri.rstrip("/")
-        self._root = self._uri.removeprefix("s3://")
-        if not self._root:
-            raise ValueError(f"storage URI {uri!r} names no bucket; write s3://BUCKET/PREFIX")
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        options: dict[str, Any] = {}
-        if endpoint:
-            scheme, _, host = endpoint.rpartition("://")
-            options = {"endpoint_override": host, "scheme": scheme or "https"}
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        if region:
-            options["region"] = region
-        self._fs = fs.S3FileSystem(**options)
-
-    @property
-    def uri(self) -> str:
-        return self._uri
-
-    def _at(self, path: str) -> str:
-        return f"{self._root}/{path}".rstrip("/")
-
-    def read_bytes(self, path: str) -> bytes:
-        with self._fs.open_input_file(self._at(path)) as file:
-            return bytes(file.read())
-
-    def read_range(self, path: str, offset: int, length: int) -> bytes:
-        with self._fs.open_input_file(self._at(path)) as file:
-            data = bytes(file.read_at(length, offset))
-        if len(data) != length:
-            raise EOFError(f"{self._uri}/{path} ends before byte {offset + length}")
-        return data
-
-    def write_atomic(self, path: str, data: bytes) -> None:
-        # The whole object is in memory, so nothing can fail between opening the stream and its end: leaving pyarrow's
-        # stream by an exception would publish what was written until then.
-        with self._fs.open_output_stream(self._at(path)) as file:
-            file.write(data)
-
-    def put_file(self, path: str, local_path: Path) -> None:
-        self.write_atomic(path, local_path.read_bytes())
-        local_path.unlink()
-
-    def create(self, path: str, data: bytes) -> bool:
-        if self.exists(path):
-            return False
-        self.write_atomic(path, data)
-        return self.read_bytes(path) == data
-
-    def exists(self, path: str) -> bool:
-        from pyarrow import fs
-
-        return bool(self._fs.get_file_info(self._at(path)).type == fs.FileType.File)
-
-    def list(self, prefix: str = "") -> list[StoredFile]:
-        from pyarrow import fs
-
-        selector = fs.FileSelector(self._at(prefix), recursive=True, allow_not_found=True)
-        found = [
-            StoredFile(path=info.path.removeprefix(self._root + "/"), size_bytes=info.size)
-            for info in self._fs.get_file_info(selector)
-            if info.type == fs.FileType.File
-        ]
-        return sorted(found, key=lambda entry: entry.path)
-
-    def delete(self, path: str) -> None:
-        if self.exists(path):
-            self._fs.delete_file(self._at(path))
-
-    def delete_tree(self, prefix: str) -> None:
-        from pyarrow import fs
-
-        if self._fs.get_file_info(self._at(prefix)).type != fs.FileType.NotFound:
-            self._fs.delete_dir(self._at(prefix))
-
-    def scratch_dir(self, prefix: str) -> Path:
-        import tempfile
-
-        return Path(tempfile.gettempdir())
 
 
 def open_storage(uri: str | os.PathLike[str]) -> Storage:
@@ -256,6 +228,8 @@ def open_storage(uri: str | os.PathLike[str]) -> Storage:
     if scheme == "file":
         return LocalStorage(Path(rest))
     if scheme == "s3":
+        from pipelines.s3 import S3Storage
+
         return S3Storage(text)
     raise ValueError(f"storage URI {text!r} has the scheme {scheme!r}; use a local path, file:// or s3://")
 
@@ -263,6 +237,35 @@ def open_storage(uri: str | os.PathLike[str]) -> Storage:
 def vamba_home() -> Path:
     """Where runs, checkpoints and tracking data go by default: $VAMBA_HOME, or `.vamba` in the current folder."""
     return Path(os.environ.get("VAMBA_HOME") or ".vamba").expanduser().absolute()
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keeps other conditional writers out of a folder."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:  # nothing to keep anybody from
+        yield
+        return
+    try:
+        # Some network file systems lock no folders; there two writers may meet between comparison and write.
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)  # unlocks
+
+
+def _version_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _make_folder(folder: Path) -> None:
+    """Makes a folder and those above it, so that they outlive a power cut as what is written into them does."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_directory(folder.parent)
 
 
 def _sync_directory(folder: Path) -> None:

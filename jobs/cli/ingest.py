@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from pipelines.ingest.config import IngestConfig
     from pipelines.ingest.extension import Request
     from pipelines.ingest.job import IngestSummary
+    from pipelines.ingest.sources import SourceCounts
 
 _NUM_LISTED = 20
+Partial = Annotated[bool, typer.Option("--partial", help="Keep what decodes of damaged videos, marked as such.")]
 
 Store = Annotated[
     str | None,
@@ -29,7 +31,7 @@ Store = Annotated[
 def ingest(
     sources: Annotated[
         list[str],
-        typer.Argument(help="Videos, folders, globs, or listings (.jsonl .json .csv .parquet).", metavar="SOURCE"),
+        typer.Argument(help="Paths or URIs: files, folders, globs, listings, WebDataset tars.", metavar="SOURCE"),
     ],
     out: Annotated[str, typer.Option(help="The dataset: a folder or an s3:// URI.")],
     conversations: Annotated[
@@ -43,6 +45,7 @@ def ingest(
     retry_failures: Annotated[
         bool, typer.Option("--retry-failures", help="Try the videos again that failed, e.g. after repairing the files.")
     ] = False,
+    partial: Partial = False,
     address: Address = None,
     config: ConfigFile = None,
     set_: Assignments = None,
@@ -65,13 +68,18 @@ def ingest(
     if ffmpeg is not None:
         os.environ["VAMBA_FFMPEG"] = str(ffmpeg)
     own = {"sources": tuple(sources), "out": out, "conversations": conversations, "ray_address": address}
-    arguments = {**own, "frames": {"store": store} if store else None}
+    # Without an option, what the configuration says.
+    arguments = {**own, "frames": {"store": store} if store else None, "partial": partial or None}
     resolved = resolve_config(IngestConfig, recipe="ingest", file=config, assignments=set_, arguments=arguments)
     request = Request(append=append, retry_failures=retry_failures)
     if dry_run:
         print_config(resolved)
         _print_plan(resolved, request)
-        return
+    else:
+        _run(resolved, request, json=json)
+
+
+def _run(resolved: IngestConfig, request: Request, *, json: bool) -> None:
     from pipelines.ingest.job import run_ingest
     from pipelines.ingest.progress import Silent, TextProgress
 
@@ -99,7 +107,8 @@ def _print_summary(summary: IngestSummary) -> None:
         "Already complete" if summary.was_complete else "Ingested",
         {
             "dataset": summary.out,
-            "videos": f"{summary.num_videos} of {summary.num_sources}",
+            "samples": f"{summary.num_videos} of {summary.num_sources}",
+            **_about_sources(summary.found),
             "failed": f"{failures} (reasons: vamba data stats {summary.out})" if failures else "none",
             "media": human_seconds(summary.media_s),
             "frames": f"{summary.num_frames:,}",
@@ -118,29 +127,43 @@ def _print_plan(config: IngestConfig, request: Request) -> None:
     from pipelines.ingest.extension import find_work
     from pipelines.ingest.sources import find_sources
 
-    found = find_sources(config.sources, config.conversations)
-    videos = found.videos
-    if request.append or request.retry_failures:
-        videos = find_work(config, videos, request).sources
-    rows = [
-        (
-            video.id,
-            video.uri,
-            human_bytes(max(video.size_bytes, 0)),
-            video.split or "by digest",
-            len(video.conversations),
-        )
-        for video in videos[:_NUM_LISTED]
-    ]
+    with find_sources(config.sources, config.conversations) as found:
+        items = found.store.sources()
+        if request.append or request.retry_failures:
+            items = find_work(config, found.store, request).comparison.todo()
+        num_sources = num_conversations = size_bytes = 0
+        rows: list[tuple[str, str, str, str, int]] = []
+        for item in items:
+            source = item.source
+            num_sources += 1
+            num_conversations += len(source.conversations)
+            size_bytes += max(source.size_bytes, 0)
+            if len(rows) < _NUM_LISTED:
+                split = source.split or "by digest"
+                size = human_bytes(max(source.size_bytes, 0))
+                rows.append((source.id, source.uri, size, split, len(source.conversations)))
+        counts = found.counts
     print_table(("sample", "file", "size", "split", "conversations"), rows, title="Would ingest")
     print_pairs(
         "Plan",
         {
-            "videos": f"{len(videos)}, {human_bytes(sum(max(video.size_bytes, 0) for video in videos))}"
-            + (f" (the first {_NUM_LISTED} are listed)" if len(videos) > _NUM_LISTED else ""),
-            "conversations": sum(len(video.conversations) for video in videos),
-            "files ignored": found.num_ignored_files,
-            "named but not found": len(found.unmatched),
+            "videos and images": f"{num_sources}, {human_bytes(size_bytes)}"
+            + (f" (the first {_NUM_LISTED} are listed)" if num_sources > _NUM_LISTED else ""),
+            "conversations": num_conversations,
+            **_about_sources(counts),
             "to": config.out,
         },
     )
+
+
+def _about_sources(counts: SourceCounts) -> dict[str, str]:
+    """What was found beside the sources, as far as there is any."""
+    numbers = {
+        "images": counts.num_images,
+        "unusable sources": counts.num_unusable,
+        "files ignored": counts.num_ignored_files,
+        "tar samples ignored": counts.num_ignored_samples,
+        "rows of text only": counts.num_text_only_rows,
+        "named but not found": counts.num_unmatched,
+    }
+    return {name: f"{number:,}" for name, number in numbers.items() if number}

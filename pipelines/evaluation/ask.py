@@ -81,7 +81,7 @@ def plan_ask(config: AskConfig) -> PlannedVideo:
     settings = IngestConfig(sources=(str(path),), out="-", sampling=config.sampling, frames=config.frames)
     source = VideoSource(id="video", uri=str(path), size_bytes=-1, mtime_ns=0, split="test", conversations=())
     try:
-        return plan_video(source, probe_video(str(path)), settings)
+        return plan_video(source, probe_video(source.location), settings)
     except IngestError as error:
         raise UnreadableVideoError(f"{path} can't be read as a video ({error.error_class}): {error.message}") from error
 
@@ -124,7 +124,9 @@ def requests_of(planned: PlannedVideo, jpeg_quality: int) -> list[DecodeRequest]
 
     return [
         DecodeRequest(
-            uri=planned.source.uri,
+            uri=planned.source.location.uri,
+            offset_bytes=planned.source.location.offset_bytes,
+            length_bytes=planned.source.location.length_bytes,
             codec=planned.codec,
             stream_index=planned.stream_index,
             key_pts=segment.key_pts,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
-from pipelines.ingest.types import H264
+from pipelines.ingest.types import H264, MAX_PIXELS
 from vamba.data.manifest import FORMAT_VERSION, digest_of
 from vamba.data.sample import Store
 from vamba.data.sampling import FrameSampling
@@ -73,7 +73,7 @@ class SplitRule:
 class Watchdog:
     """When a decoder process is ended: its segment is tried once more in the plain way, then its video has failed."""
 
-    base_s: float = 60.0  # allowed for any segment or probe
+    base_s: float = 60.0  # allowed for any segment or probe, on top
     per_cost: float = 30.0  # seconds allowed for each second of CPU time that the plan estimates
     max_rss_bytes: int = 3 * 1024**3  # resident memory of one decoder process
 
@@ -85,10 +85,24 @@ class Watchdog:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What is refused, as a failure, before it costs memory or time."""
+
+    max_pixels: int = MAX_PIXELS  # width x height of a decoded picture
+    max_duration_s: float | None = None  # of a video; null: none is too long
+
+    def __post_init__(self) -> None:
+        if self.max_duration_s is not None and self.max_duration_s <= 0:
+            raise ValueError(f"limits.max_duration_s is {self.max_duration_s}; it must be above 0, or null")
+        if self.max_pixels < 1:
+            raise ValueError(f"limits.max_pixels is {self.max_pixels}; it must be at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IngestConfig:
     """Everything `run_ingest` needs to know."""
 
-    sources: tuple[str, ...]  # files, folders, globs, listings (.jsonl, .json)
+    sources: tuple[str, ...]  # files, folders, globs, listings, tars: paths or URIs
     out: str  # the dataset: a folder or an s3:// URI
     conversations: str | None = None  # a listing whose conversations are added to the sources
     sampling: FrameSampling = field(default_factory=FrameSampling)
@@ -96,6 +110,10 @@ class IngestConfig:
     split: SplitRule = field(default_factory=SplitRule)
     target_shard_bytes: int = 128 * 1000**2  # planned size of a shard; the real one follows the content
     segment_cost_s: float = 1.5  # CPU seconds of decoding in one segment of a long video, and in one task
+    partial: bool = False  # keep what decodes of damaged videos
+    limits: Limits = field(default_factory=Limits)
+    batch_videos: int = 20_000  # most sources that are planned at once: the driver holds the plans of one batch
+    batch_bytes: int = 100 * 1000**3  # most bytes of sources in a batch, unless a single one is larger
     watchdog: Watchdog = field(default_factory=Watchdog)
     max_failure_fraction: float = 0.5  # share of the videos that may fail before the job counts as failed
     ray_address: str | None = None  # of a running Ray cluster; null starts Ray on this machine
@@ -110,6 +128,10 @@ class IngestConfig:
             raise ValueError(f"target_shard_bytes is {self.target_shard_bytes}; it must be at least 1000 bytes")
         if self.segment_cost_s <= 0:
             raise ValueError(f"segment_cost_s is {self.segment_cost_s}; it must be above 0 seconds")
+        if self.batch_videos < 1 or self.batch_bytes < 1:
+            raise ValueError(
+                f"batch_videos is {self.batch_videos} and batch_bytes is {self.batch_bytes}; both must be at least 1"
+            )
         if not 0 <= self.max_failure_fraction <= 1:
             raise ValueError(f"max_failure_fraction is {self.max_failure_fraction}; it must be from 0 to 1")
         if self.num_cpus is not None and self.num_cpus < 1:
@@ -130,3 +152,8 @@ class IngestConfig:
     def digest(self) -> str:
         """Digest ("sha256:…") of `shaping`."""
         return digest_of(self.shaping())
+
+    @property
+    def work_digest(self) -> str:
+        """Digest ("sha256:…") of all settings that decide what is staged on the way: segments, and what fails."""
+        return digest_of([self.digest, self.segment_cost_s, self.partial, asdict(self.limits)])

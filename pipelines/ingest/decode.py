@@ -69,7 +69,7 @@ def decode_sequentially(request: DecodeRequest) -> list[bytes]:
     """
     targets = frozenset(request.target_pts)
     jpegs: dict[int, bytes] = {}
-    with open_container(request.uri) as container:
+    with open_container(request.location, request.max_pixels) as container:
         stream = _open_stream(container, request)
         try:
             for frame in container.decode(stream):
@@ -90,7 +90,7 @@ def decode_sequentially(request: DecodeRequest) -> list[bytes]:
 
 def _decode_runs(request: DecodeRequest, *, thrifty: bool) -> dict[int, bytes]:
     jpegs: dict[int, bytes] = {}
-    with open_container(request.uri) as container:
+    with open_container(request.location, request.max_pixels) as container:
         stream = _open_stream(container, request)
         for run in _runs(request):
             decoder = _RunDecoder(stream.codec_context, run, request, thrifty=thrifty)
@@ -137,7 +137,7 @@ def _packets_from(container: Any, stream: Any, run: _Run, request: DecodeRequest
                 return
             if packet.dts is not None and packet.dts > run.key_dts:
                 break
-    with open_container(request.uri) as fresh:
+    with open_container(request.location, request.max_pixels) as fresh:
         found = False
         for packet in _video_packets(fresh, fresh.streams[request.stream_index]):
             found = found or (packet.is_keyframe and packet.pts == run.key_pts)

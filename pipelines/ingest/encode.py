@@ -41,6 +41,18 @@ def store_frames(frames: list[bytes], request: DecodeRequest) -> list[bytes]:
     return encode_groups(frames, width=request.width, height=request.height, gop_frames=gop_frames, crf=crf)
 
 
+def store_some_frames(frames: list[bytes | None], request: DecodeRequest) -> list[bytes | None]:
+    """As `store_frames`, where some targets are lost (None): what is left of a group of H.264 is a shorter group."""
+    if request.h264 is None:
+        return frames
+    stored: list[bytes | None] = []
+    for start in range(0, len(frames), request.h264.gop_frames):
+        group = frames[start : start + request.h264.gop_frames]
+        units = iter(store_frames([frame for frame in group if frame is not None], request))
+        stored += [None if frame is None else next(units) for frame in group]
+    return stored
+
+
 def encode_frame(frame: Any, *, width: int, height: int, orientation: str, jpeg_quality: int) -> bytes:
     """JPEG of one decoded frame; `jpeg_quality` from 1 to 100, the rest as `upright_rgb`."""
     return _jpeg(upright_rgb(frame, width=width, height=height, orientation=orientation), jpeg_quality)

@@ -1,97 +1,148 @@
-"""Reads listings of videos, `.jsonl`, `.json`, `.csv` and `.parquet`, as rows with a conversation each.
+"""Reads listings of videos and images as rows with a conversation each; one written rule for every form of file.
 
-Data: file → raw rows with the place of each in the file → `ListingRow`s, one at a time. JSONL and CSV are read line by
-line, Parquet by row groups and only the columns that the rule names, so that a listing with pictures beside its text
-costs no more than its text. The rule, the same for every form (a null counts as absent):
+Data: listing → raw rows (listing_files.py) → `ListingRow`s, one at a time. The rule (a null counts as absent):
 
-* the video is in the first of `video`, `path`, `url`, `file` that the row has: absolute, or relative to the listing;
+* the media is in the first of `video`, `image`, `path`, `url`, `file` that the row has: a path, absolute or relative to
+  the listing, or a URI. `video` and `image` say what it is; of the others the ending does;
 * the conversation is in `conversations` (a list of {"from", "value"}, or the JSON text of one), else `caption` or
-  `text` answers a fixed instruction; a row without any of them only names the video;
+  `text` answers a fixed instruction; a row without any of them only names its media;
+* a row with a conversation and no media is text only: it is counted, and nothing is made of it;
 * `id`, `split` and `category` (else `data_source`) are taken as they are; other columns are ignored.
 """
 
 from __future__ import annotations
 
-import csv
+import functools
 import json
 import os
+import posixpath
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from vamba.data.sample import SPLITS, Conversation
+from pipelines.filesystems import check_no_credentials, filesystem_of, is_local, local_path, scheme_of
+from pipelines.ingest.kinds import media_of, without_query
+from pipelines.ingest.listing_files import raw_rows
+from pipelines.ingest.types import IngestError
+from vamba.data.sample import SPLITS, Conversation, Media
 
-LISTING_SUFFIXES = frozenset((".jsonl", ".json", ".csv", ".parquet"))
-VIDEO_COLUMNS = ("video", "path", "url", "file")
+MEDIA_COLUMNS = ("video", "image", "path", "url", "file")
 CAPTION_COLUMNS = ("caption", "text")
-CAPTION_INSTRUCTION = "<video>\nDescribe this video in detail."
+CAPTION_INSTRUCTIONS: Mapping[Media, str] = {
+    "video": "<video>\nDescribe this video in detail.",
+    "image": "<image>\nDescribe this image in detail.",
+}
 
-_OTHER_COLUMNS = ("conversations", "id", "split", "category", "data_source")
-_QUOTING = 'put text with commas or line breaks between double quotes, and write a quote in it as ""'
-_BATCH_ROWS = 1024
-_MOST_CELL_CHARS = 16 * 1024**2
+_COLUMNS = (*MEDIA_COLUMNS, *CAPTION_COLUMNS, "conversations", "id", "split", "category", "data_source")
+_PLACEHOLDER = re.compile("<(?:video|image)>")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListingRow:
     """A row of a listing."""
 
-    path: str  # absolute, of the video
+    uri: str | None  # of the media, an absolute path or a URI; None if the row is text only
+    media: Media
     split: str | None
     conversation: Conversation | None
+    problem: IngestError | None = None  # why nothing can be made of it, though it is well-formed
 
 
-def listing_rows(listing: Path) -> Iterator[ListingRow]:
+def absolute_listing(listing: str) -> str:
+    """The absolute path or the URI of a listing."""
+    return str(local_path(listing)) if is_local(listing) else listing
+
+
+def folder_of(listing: str) -> str:
+    """The folder that the paths in a listing are relative to."""
+    return posixpath.dirname(without_query(listing))
+
+
+def listing_rows(listing: str) -> Iterator[ListingRow]:
     """The rows of a listing, in order.
 
     Raises:
         ValueError: the file is missing or is not what its ending says, or a row is malformed; the message names the
             row, the column and the remedy.
     """
-    listing = listing.expanduser().absolute()
-    known = " ".join(sorted(LISTING_SUFFIXES))
-    if not listing.is_file():
-        raise ValueError(f"listing {str(listing)!r} does not exist; give the path of a file that ends in {known}")
-    readers = {".jsonl": _jsonl_rows, ".json": _json_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
-    reader = readers.get(listing.suffix.lower())
-    if reader is None:
-        raise ValueError(f"listing {str(listing)!r} has no known ending; it must be one of {known}")
-    for place, row in reader(listing):
-        yield _mapped(listing, f"{listing}, {place}", row)
+    listing = absolute_listing(listing)
+    folder = folder_of(listing)
+    for place, row in raw_rows(listing, _COLUMNS, CAPTION_COLUMNS, functools.partial(_check_columns, listing)):
+        yield _mapped(listing, folder, place, row)
 
 
-def _mapped(listing: Path, place: str, row: Any) -> ListingRow:
+def _mapped(listing: str, folder: str, place_in_file: str, row: Any) -> ListingRow:
+    place = f"{listing}, {place_in_file}"
     if not isinstance(row, Mapping):
         raise ValueError(f'{place}: a row must be an object with "video": PATH, got {str(row)[:80]!r}')
     row = {column: value for column, value in row.items() if value is not None}
+    split = split_in(place, row)
+    column = next((name for name in MEDIA_COLUMNS if row.get(name, []) != []), None)
+    if column is None:
+        _check_text_only(place, row)
+        return ListingRow(uri=None, media="video", split=split, conversation=None)
+    value = row[column]
+    if isinstance(value, list):
+        if len(value) > 1:
+            uri = f"{listing}#{place_in_file.partition(' (')[0].replace(' ', '-')}"
+            problem = (
+                f"{place} names {len(value)} files in column {column!r}, and a sample holds one video or one image; "
+                "give each a row of its own, or join them into one"
+            )
+            error = IngestError("unsupported", problem)
+            return ListingRow(uri=uri, media="image", split=split, conversation=None, problem=error)
+        value = value[0]
+    uri = _resolved(place, column, folder, value)
+    media: Media = column if column in ("video", "image") else media_of(uri) or "video"  # type: ignore[assignment]
+    return ListingRow(uri=uri, media=media, split=split, conversation=conversation_in(place, row, media))
+
+
+def _resolved(place: str, column: str, folder: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(
+            f"{place}, column {column!r}: {str(value)[:80]!r} is not the path of a file; write its path as text"
+        )
+    if "://" in value and not is_local(value):
+        check_no_credentials(value, f"{place}, column {column!r}")
+        problem = _scheme_problem(scheme_of(value))
+        if problem is not None:
+            raise ValueError(f"{place}, column {column!r}: {value[:200]!r} cannot be read: {problem}")
+        return value
+    value = value.removeprefix("file://")
+    if os.path.isabs(value) or "://" not in folder:
+        return os.path.normpath(os.path.join(folder, value))
+    scheme, _, parent = folder.partition("://")
+    return f"{scheme}://{posixpath.normpath(posixpath.join(parent, value))}"
+
+
+@functools.cache
+def _scheme_problem(scheme: str) -> str | None:
+    try:
+        filesystem_of(f"{scheme}://host/path")
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def split_in(place: str, row: Mapping[str, Any]) -> str | None:
+    """The split that a row names.
+
+    Raises:
+        ValueError: there is no such split.
+    """
     split = row.get("split")
     if split is not None and split not in SPLITS:
         raise ValueError(f"{place}, column 'split': {split!r} must be one of {', '.join(SPLITS)}, or absent")
-    return ListingRow(path=_video_path(listing, place, row), split=split, conversation=_conversation(place, row))
+    return split
 
 
-def _video_path(listing: Path, place: str, row: Mapping[str, Any]) -> str:
-    column = next((name for name in VIDEO_COLUMNS if name in row), None)
-    if column is None:
-        raise ValueError(
-            f"{place}: no video is named; put its path into the column 'video' (or one of "
-            f"{', '.join(VIDEO_COLUMNS[1:])}). The row has: {', '.join(map(repr, row)) or 'nothing'}"
-        )
-    value = row[column]
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(
-            f"{place}, column {column!r}: {str(value)[:80]!r} is not the path of a video; write its path as text"
-        )
-    if "://" in value and not value.startswith("file://"):
-        raise ValueError(
-            f"{place}, column {column!r}: {value[:200]!r} is not a local path; copy the video to a local or mounted "
-            "folder and name it there"
-        )
-    return os.path.normpath(listing.parent / value.removeprefix("file://"))
+def conversation_in(place: str, row: Mapping[str, Any], media: Media) -> Conversation | None:
+    """The conversation or caption of a row; None if it has neither.
 
-
-def _conversation(place: str, row: Mapping[str, Any]) -> Conversation | None:
+    Raises:
+        ValueError: it is malformed.
+    """
     labels = {"id": row.get("id", ""), "category": row.get("category", row.get("data_source", ""))}
     if "conversations" in row:
         turns = row["conversations"]
@@ -112,88 +163,25 @@ def _conversation(place: str, row: Mapping[str, Any]) -> Conversation | None:
         raise ValueError(
             f"{place}, column {column!r}: {str(caption)[:80]!r} is not a caption; write the text, or remove the row"
         )
-    turns = [{"from": "human", "value": CAPTION_INSTRUCTION}, {"from": "gpt", "value": caption}]
+    turns = [{"from": "human", "value": CAPTION_INSTRUCTIONS[media]}, {"from": "gpt", "value": caption}]
     return Conversation.from_json({**labels, "conversations": turns})
 
 
-def _jsonl_rows(listing: Path) -> Iterator[tuple[str, Any]]:
-    with open(listing, encoding="utf-8") as file:
-        for number, line in enumerate(_lines(listing, file), start=1):
-            if line.strip():
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise ValueError(
-                        f"{listing}, line {number} is not valid JSON: {error}; correct or remove the line"
-                    ) from error
-                yield f"line {number}", row
-
-
-def _json_rows(listing: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        rows = json.loads(listing.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{listing} is not valid JSON in UTF-8: {error}; correct the file") from error
-    if not isinstance(rows, list):
-        raise ValueError(f"{listing}: a .json listing must be a list of rows; one row a line goes into a .jsonl")
-    yield from ((f"row {number}", row) for number, row in enumerate(rows, start=1))
-
-
-def _csv_rows(listing: Path) -> Iterator[tuple[str, Any]]:
-    """Rows under the header line. An empty cell is absent; an empty caption is kept, for `_conversation` to refuse."""
-    csv.field_size_limit(_MOST_CELL_CHARS)  # conversations in JSON outgrow csv's default of 128 KiB
-    with open(listing, encoding="utf-8-sig", newline="") as file:  # spreadsheets write a byte order mark
-        reader = csv.reader(_lines(listing, file), strict=True)
-        try:
-            header = next(reader, [])
-            _check_columns(listing, header)
-            for number, cells in enumerate((cells for cells in reader if cells), start=1):
-                place = f"row {number} (line {reader.line_num})"
-                if len(cells) != len(header):
-                    raise ValueError(
-                        f"{listing}, {place}: {len(cells)} cells under {len(header)} columns ({', '.join(header)}); "
-                        f"{_QUOTING}"
-                    )
-                row = dict(zip(header, cells, strict=True))
-                yield place, {key: cell for key, cell in row.items() if cell or key in CAPTION_COLUMNS}
-        except csv.Error as error:
-            raise ValueError(f"{listing}, line {reader.line_num} is not valid CSV: {error}; {_QUOTING}") from error
-
-
-def _parquet_rows(listing: Path) -> Iterator[tuple[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(listing) as file:
-            names = file.schema_arrow.names
-            _check_columns(listing, names)
-            wanted = [name for name in names if name in (*VIDEO_COLUMNS, *CAPTION_COLUMNS, *_OTHER_COLUMNS)]
-            number = 0
-            for group in range(file.num_row_groups):
-                for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=wanted, use_threads=False):
-                    for row in batch.to_pylist():
-                        number += 1
-                        yield f"row {number}", row
-    except pa.ArrowInvalid as error:
+def _check_text_only(place: str, row: Mapping[str, Any]) -> None:
+    """A row without media is text only if it has a conversation which does not speak of any."""
+    conversation = conversation_in(place, row, "video") if "conversations" in row else None
+    if conversation is None or any(_PLACEHOLDER.search(turn.value) for turn in conversation.turns):
         raise ValueError(
-            f"{listing} cannot be read as Parquet: {error}; write it again, or correct its name"
-        ) from error
-
-
-def _check_columns(listing: Path, names: Sequence[str]) -> None:
-    found = ", ".join(map(repr, names)) or "none"
-    if not set(VIDEO_COLUMNS) & set(names):
-        raise ValueError(
-            f"{listing}: no column names the videos; one must be called {', '.join(VIDEO_COLUMNS[:-1])} or "
-            f"{VIDEO_COLUMNS[-1]}: rename it. The columns are: {found}"
+            f"{place}: no video or image is named; put its path into the column 'video' or 'image' (or one of "
+            f"{', '.join(MEDIA_COLUMNS[2:])}). The row has: {', '.join(map(repr, row)) or 'nothing'}"
         )
-    if len(set(names)) < len(names):
-        raise ValueError(f"{listing}: two columns share a name; rename one. The columns are: {found}")
 
 
-def _lines(listing: Path, file: TextIO) -> Iterator[str]:
-    try:
-        yield from file
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{listing} is not in UTF-8 ({error.reason}); save the file as UTF-8") from error
+def _check_columns(listing: str, names: Sequence[str]) -> None:
+    found = ", ".join(map(repr, names)) or "none"
+    if not set(MEDIA_COLUMNS) & set(names):
+        raise ValueError(
+            f"{listing}: no column names the videos or images; one must be called {', '.join(MEDIA_COLUMNS[:-1])} or "
+            f"{MEDIA_COLUMNS[-1]} and hold paths: rename it, or write the files that it holds to a folder. The columns "
+            f"are: {found}"
+        )

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
+from pipelines.ingest.partial import as_kept, nothing_kept, notice
 from pipelines.ingest.reproduce import ffmpeg_command
 from pipelines.ingest.staging import Staging
 from pipelines.ingest.types import PlannedVideo, ShardCommit, ShardPlan
@@ -100,10 +101,14 @@ def pack_shard(staging: Staging, plan: ShardPlan) -> ShardCommit:
     videos, failures = [], []
     for video in plan.videos:
         failure = _first_failure(staging, plan.name, video)
-        if failure is None:
-            videos.append(video)
-        else:
-            command = ffmpeg_command(video.source.uri, video.stream_index)
+        kept = None if failure is not None else _kept(staging, plan.name, video)
+        if kept is not None and kept.timestamps_ns:
+            videos.append(kept)
+            failure = notice(kept)
+        elif kept is not None:
+            failure = nothing_kept(kept)
+        if failure is not None:
+            command = ffmpeg_command(video.source.location, video.stream_index)
             failures.append(replace(failure, command=command))
     if not videos:
         return ShardCommit(shard=None, samples=(), failures=tuple(failures))
@@ -114,10 +119,12 @@ def pack_shard(staging: Staging, plan: ShardPlan) -> ShardCommit:
             members = [_add_video(writer, staging, plan.name, video) for video in videos]
             sha256 = writer.finish()
         os.chmod(scratch, 0o644)
+        staging.check_holder()
         staging.storage.put_file(f"{SHARDS_PREFIX}/{plan.name}", Path(scratch))
     finally:
         Path(scratch).unlink(missing_ok=True)
     index = format_index(members)
+    staging.check_holder()
     staging.storage.write_atomic(f"{SHARDS_PREFIX}/{index_name(plan.name)}", index)
     shard = ShardRow(
         name=plan.name,
@@ -133,6 +140,14 @@ def pack_shard(staging: Staging, plan: ShardPlan) -> ShardCommit:
 def _first_failure(staging: Staging, shard: str, video: PlannedVideo) -> Failure | None:
     failures = (staging.read_segment_failure(shard, segment.name) for segment in video.segments)
     return next((failure for failure in failures if failure is not None), None)
+
+
+def _kept(staging: Staging, shard: str, video: PlannedVideo) -> PlannedVideo:
+    """The video without the frames that its segments lost."""
+    losses = {segment.name: staging.read_segment_loss(shard, segment.name) for segment in video.segments}
+    found = {name: loss for name, loss in losses.items() if loss is not None and loss[0]}
+    reason = next((why for _, why in found.values()), None)
+    return as_kept(video, {name: lost for name, (lost, _) in found.items()}, reason)
 
 
 def _add_video(writer: TarWriter, staging: Staging, shard: str, video: PlannedVideo) -> list[MemberRange]:

@@ -17,8 +17,7 @@ import numpy as np
 from pipelines.ingest.config import IngestConfig, SplitRule
 from pipelines.ingest.segments import Reading, Storing, cut_segments
 from pipelines.ingest.sizes import frame_bytes
-from pipelines.ingest.types import IngestError, PlannedVideo, ProbedVideo, ShardPlan, VideoSource
-from vamba.data.sample import Store
+from pipelines.ingest.types import IngestError, PlannedVideo, ProbedImage, ProbedVideo, ShardPlan, VideoSource
 from vamba.data.sampling import select_frames
 
 _MEMBER_OVERHEAD_BYTES = 768
@@ -38,7 +37,7 @@ def plan_video(source: VideoSource, probe: ProbedVideo, config: IngestConfig) ->
     width, height = stored_size(probe, config.frames.long_edge, config.frames.short_edge)
     target_pts = shown[_choose(probe, shown, (width, height), config)]
     start_pts = int(shown[0])
-    store: Store = "jpeg" if source.media == "image" else config.frames.store
+    store = config.frames.store
     storing = Storing.of(store, config.frames.gop_frames)
     is_remote = "://" in source.uri and not source.uri.startswith("file://")
     reading = Reading.of(probe, source.size_bytes, is_remote=is_remote)
@@ -88,7 +87,7 @@ def _choose(probe: ProbedVideo, shown: np.ndarray, size: tuple[int, int], config
         raise IngestError("unsupported", f"sampling.policy auto finds no frame for it: {error}") from error
 
 
-def stored_size(probe: ProbedVideo, long_edge: int, short_edge: int) -> tuple[int, int]:
+def stored_size(probe: ProbedVideo | ProbedImage, long_edge: int, short_edge: int) -> tuple[int, int]:
     """Width and height of the stored frames: upright, square pixels, within the edges, never enlarged."""
     width, height = Fraction(probe.width) * probe.pixel_aspect, Fraction(probe.height)
     if "t" in probe.orientation:

@@ -15,9 +15,9 @@ _PLAIN_INTERVAL_S = 2.0
 class IngestStatus:
     """A moment of an ingest."""
 
-    stage: str  # "probe", "decode"
+    stage: str  # "list", "probe", "decode"
     videos_done: int
-    num_videos: int
+    num_videos: int | None  # None: not known yet
     media_s: float  # seconds of media done in this stage
     num_failed: int
     elapsed_s: float  # of this stage
@@ -78,6 +78,8 @@ class TextProgress:
 
 def status_line(status: IngestStatus) -> str:
     """One line: stage, videos, hours of media, speed against real time, failures."""
+    if status.num_videos is None:
+        return f"{status.stage}: {status.videos_done:,} videos and images so far"
     speed = status.media_s / status.elapsed_s if status.elapsed_s > 0 else 0.0
     failed = f", {status.num_failed} failed" if status.num_failed else ""
     return (

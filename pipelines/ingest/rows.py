@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.ingest.types import PlannedVideo, Segment, VideoSource
-from vamba.data.manifest import Failure
+from vamba.data.manifest import Failure, digest_of
 from vamba.data.sample import Conversation
 
 _STRING, _INT = pa.string(), pa.int64()
@@ -55,9 +55,10 @@ FAILURE_TYPE = pa.struct(
 SOURCE_SCHEMA = pa.schema([("source", SOURCE_TYPE)])
 PROBED_SCHEMA = pa.schema([("video", VIDEO_TYPE), ("failure", FAILURE_TYPE)])
 TASK_SEGMENT_TYPE = pa.struct(
-    [("shard", _STRING), ("uri", _STRING), ("codec", _STRING), ("stream_index", _INT), ("width", _INT)]
-    + [("store", _STRING)]
-    + [("height", _INT), ("orientation", _STRING), ("segment", SEGMENT_TYPE)]
+    [("shard", _STRING), ("source_uri", _STRING), ("uri", _STRING), ("offset_bytes", _INT), ("length_bytes", _INT)]
+    + [("media", _STRING), ("is_damaged", pa.bool_()), ("codec", _STRING), ("stream_index", _INT)]
+    + [("store", _STRING), ("width", _INT)]
+    + [("height", _INT), ("orientation", _STRING), ("sequential_cost_s", pa.float64()), ("segment", SEGMENT_TYPE)]
 )
 TASK_SHARD_TYPE = pa.struct([("name", _STRING), ("num_segments", _INT)])
 TASK_SCHEMA = pa.schema([("segments", pa.list_(TASK_SEGMENT_TYPE)), ("shards", pa.list_(TASK_SHARD_TYPE))])
@@ -80,6 +81,11 @@ def source_row(source: VideoSource) -> dict[str, Any]:
         "media": source.media,
         "offset_bytes": source.offset_bytes,
     }
+
+
+def input_digest(uri: str, size_bytes: int, split: str | None, conversations_json: str) -> str:
+    """Digest of what is known of a source before it is opened; the last as `source_row` writes it."""
+    return digest_of({"uri": uri, "size_bytes": size_bytes, "split": split, "conversations_json": conversations_json})
 
 
 def source_from_row(row: Mapping[str, Any]) -> VideoSource:

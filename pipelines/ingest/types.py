@@ -15,6 +15,8 @@ import numpy as np
 from vamba.data.manifest import Failure, SampleRow, ShardRow
 from vamba.data.sample import Conversation, Media, Store
 
+MAX_PIXELS = 2**27  # 16384 x 8192: what limits.max_pixels is by default
+
 
 class IngestError(Exception):
     """Something wrong with one video. It becomes a `Failure` row; the job goes on."""
@@ -83,6 +85,25 @@ class ProbedVideo:
     is_key: np.ndarray  # bool
     is_shown: np.ndarray  # bool: presented (not before an edit list's start, not an invisible frame)
     end_pts: int  # when the last frame leaves the screen
+    damage: IngestError | None = None  # what is wrong with it, if it is to be kept in part
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbedImage:
+    """What the header of a picture tells."""
+
+    digest: str  # "sha256:…" of the file's bytes
+    format: str  # "jpeg", "png", …
+    mode: str  # Pillow's name of how pixels are stored
+    width: int  # pixels, before it is turned upright
+    height: int
+    orientation: str  # as in ProbedVideo
+    has_profile: bool  # it names its colours by an ICC profile
+
+    @property
+    def pixel_aspect(self) -> Fraction:
+        """As in ProbedVideo. What files say of it is a matter of printing."""
+        return Fraction(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +120,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedVideo:
-    """All that is known before a frame is decoded; its segments tile its targets."""
+    """All that is known before a frame is decoded; its segments tile its targets. An image is a video of one frame."""
 
     source: VideoSource
     digest: str  # "sha256:…"
@@ -140,9 +161,11 @@ class H264:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeRequest:
-    """What a decoder process needs to decode one segment."""
+    """What a decoder process needs to decode one segment, or an image: of that, only its place and how it is stored."""
 
     uri: str
+    offset_bytes: int = 0  # see Location
+    length_bytes: int | None = None
     codec: str
     stream_index: int
     key_pts: int
@@ -154,6 +177,12 @@ class DecodeRequest:
     jpeg_quality: int
     h264: H264 | None = None  # None: JPEG
     seeks: tuple[tuple[int, int], ...] = ()  # see `Segment`
+    max_pixels: int = MAX_PIXELS  # of a decoded picture
+
+    @property
+    def location(self) -> Location:
+        """Where the bytes of the video are."""
+        return Location(uri=self.uri, offset_bytes=self.offset_bytes, length_bytes=self.length_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,13 +12,14 @@ from pipelines.manifest_io import (
     build_manifest,
     has_manifest,
     keep_manifest,
+    put_manifest,
     read_failures,
     read_inputs,
     read_manifest,
     write_failures,
-    write_inputs,
     write_manifest,
 )
+from pipelines.manifest_tables import write_inputs
 from vamba.data.manifest import Failure, InputRow, Manifest, SampleRow, ShardRow
 
 
@@ -92,9 +93,9 @@ def test_earlier_versions_stay_readable(tmp_path: Path) -> None:
 
 
 def test_inputs_belong_to_a_version(tmp_path: Path) -> None:
-    rows = [InputRow(id=name, uri=f"/{name}", digest="sha256:d") for name in "ba"]
-    write_inputs(tmp_path, 2, rows)
-    assert read_inputs(tmp_path, 2) == (rows[1], rows[0]) and read_inputs(tmp_path, 1) is None
+    write_inputs(tmp_path, 2, [(name, f"/{name}", "sha256:d") for name in "ab"])
+    rows = tuple(InputRow(id=name, uri=f"/{name}", digest="sha256:d") for name in "ab")
+    assert read_inputs(tmp_path, 2) == rows and read_inputs(tmp_path, 1) is None
 
 
 def test_failures_from_before_commands_are_read(tmp_path: Path) -> None:
@@ -114,3 +115,23 @@ def test_failures_are_sorted_rows(tmp_path: Path) -> None:
     assert [row.id for row in read_failures(tmp_path)] == ["a", "b"]
     write_failures(tmp_path, [])
     assert read_failures(tmp_path) == ()
+
+
+def test_a_manifest_takes_the_place_of_the_one_it_was_made_for_only(tmp_path: Path) -> None:
+    first = make_manifest()
+    write_manifest(tmp_path, first)
+    with pytest.raises(ValueError, match="somebody else has published"):
+        put_manifest(tmp_path, b"second", None)
+    state = keep_manifest(tmp_path, first)
+    put_manifest(tmp_path, b"second", state)
+    with pytest.raises(ValueError, match="somebody else has published"):
+        put_manifest(tmp_path, b"third", state)
+    assert (tmp_path / "manifest.parquet").read_bytes() == b"second"
+    put_manifest(tmp_path / "new", b"first", None)
+
+
+def test_failures_of_earlier_versions_stay_readable(tmp_path: Path) -> None:
+    rows = [Failure(stage="probe", id=name, source_uri=name, error_class="empty", message="") for name in ("a", "b")]
+    write_failures(tmp_path, rows)
+    write_failures(tmp_path, rows[:1], version=2)
+    assert [len(read_failures(tmp_path, version)) for version in (None, 1, 2, 3)] == [1, 2, 1, 1]

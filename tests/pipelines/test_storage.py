@@ -1,7 +1,8 @@
-"""Local storage: whole or absent, ranges exact, exclusive creation."""
+"""Local storage: whole or absent, ranges exact, conditional writes exclusive."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,38 @@ def test_home_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.delenv("VAMBA_HOME")
     monkeypatch.chdir(tmp_path)
     assert vamba_home() == tmp_path / ".vamba"
+
+
+def test_replace_and_delete_only_a_known_state(tmp_path: Path) -> None:
+    storage = open_storage(tmp_path)
+    storage.write_atomic("lock", b"1")
+    data, first = storage.read_version("lock")
+    second = storage.replace("lock", b"2", first)
+    assert data == b"1" and second is not None and storage.read_version("lock") == (b"2", second)
+    assert storage.replace("lock", b"3", first) is None and not storage.delete_version("lock", first)
+    assert storage.read_bytes("lock") == b"2"
+    assert storage.delete_version("lock", second) and not storage.delete_version("lock", second)
+    assert storage.replace("lock", b"4", second) is None and storage.list() == []
+    assert storage.replace("no/folder/lock", b"4", second) is None
+
+
+def test_of_many_who_replace_one_state_one_wins(tmp_path: Path) -> None:
+    storage = open_storage(tmp_path)
+    for round_ in range(5):
+        storage.write_atomic("lock", b"start %d" % round_)
+        state = storage.read_version("lock")[1]
+        with ThreadPoolExecutor(16) as pool:
+            states = list(pool.map(lambda n, state=state: storage.replace("lock", b"%d" % n, state), range(16)))
+        assert sum(state is not None for state in states) == 1
+    with ThreadPoolExecutor(16) as pool:
+        assert sum(pool.map(lambda n: storage.create("other", b"%d" % n), range(16))) == 1
+
+
+def test_leftovers_of_killed_writers_go_and_nothing_else(tmp_path: Path) -> None:
+    storage = open_storage(tmp_path)
+    names = {".manifest.parquet.0123456789ab.tmp": False, ".mine.tmp": True, "a.0123456789ab.tmp": True, "b": True}
+    for name in names:
+        (tmp_path / name).write_bytes(b"half")
+    storage.remove_leftovers()
+    assert {name: (tmp_path / name).exists() for name in names} == names
+    open_storage(tmp_path / "none").remove_leftovers()

@@ -9,12 +9,14 @@ from pathlib import Path
 from pipelines.evaluation.ask import requests_of
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.decode import decode_segment
+from pipelines.ingest.lock import destination_lock
 from pipelines.ingest.pack import pack_shard
 from pipelines.ingest.plan import plan_shards, plan_video
 from pipelines.ingest.probe import probe_video
 from pipelines.ingest.staging import Staging
 from pipelines.ingest.types import PlannedVideo, ShardCommit, VideoSource
 from pipelines.manifest_io import build_manifest, write_failures, write_manifest
+from pipelines.storage import open_storage
 from vamba.data.manifest import Manifest
 from vamba.data.sample import Conversation, Turn
 
@@ -26,15 +28,17 @@ TALK = Conversation(
 def ingest_here(videos: Sequence[Path], config: IngestConfig) -> Manifest:
     """Ingests these files into `config.out`, each with one conversation."""
     planned = [plan_here(path, config) for path in videos]
-    staging = Staging(config.out, "sha256:" + "0" * 64)
     commits = []
-    for shard in plan_shards(planned, config.target_shard_bytes):
-        for video in shard.videos:
-            for segment, request in zip(video.segments, requests_of(video, config.frames.jpeg_quality), strict=True):
-                request = replace(request, h264=config.frames.h264_of(video.store))
-                staging.write_segment(shard.name, segment.name, decode_segment(request))
-        commits.append(pack_shard(staging, shard))
-    staging.remove_all()
+    with destination_lock(open_storage(config.out)) as lease:
+        staging = Staging(config.out, "sha256:" + "0" * 64, lease.holder)
+        for shard in plan_shards(planned, config.target_shard_bytes):
+            for video in shard.videos:
+                requests = requests_of(video, config.frames.jpeg_quality)
+                for segment, request in zip(video.segments, requests, strict=True):
+                    request = replace(request, h264=config.frames.h264_of(video.store))
+                    staging.write_segment(shard.name, segment.name, decode_segment(request))
+            commits.append(pack_shard(staging, shard))
+        staging.remove_all()
     return write_dataset_of(commits, config)
 
 

@@ -157,9 +157,9 @@ KILLS = {
     "packed": after_step(job, "_decode"),
     "before the old manifest is kept": before_step(publish, "keep_manifest"),
     "before inputs": before_step(publish, "write_inputs"),
-    "before failures": before_step(publish, "write_failures"),
-    "before the manifest": before_step(publish, "write_manifest"),
-    "published": after_step(publish, "write_manifest"),
+    "before failures": before_step(publish, "write_failure_table"),
+    "before the manifest": before_step(publish, "write_manifest_table"),
+    "published": after_step(publish, "write_manifest_table"),
 }
 
 

@@ -40,7 +40,7 @@ from pipelines.ingest.job import run_ingest
 from vamba.data.sampling import FrameSampling
 summary = run_ingest(IngestConfig(
     sources=(sys.argv[1],), out=sys.argv[2], conversations=sys.argv[3], num_cpus=2, segment_cost_s=1e-6,
-    target_shard_bytes=60_000, sampling=FrameSampling(fps=2)))
+    target_shard_bytes=60_000, sampling=FrameSampling(fps=2), batch_videos=3))
 print("reused", summary.num_segments_reused)
 """
 
@@ -108,6 +108,7 @@ def test_good_videos_are_complete_and_bad_ones_are_rows(ingested: tuple[Path, In
     assert summary.num_frames == sum(row.num_frames for row in manifest.samples) == 120 + 2 * (3 + 4 + 5 + 6 + 7 + 8)
     assert not summary.budget_passed and summary.num_shards > 1
     assert sorted(path.name for path in out.iterdir()) == [
+        "failures-v00001.parquet",
         "failures.parquet",
         "inputs-v00001.parquet",
         "manifest.parquet",
@@ -170,7 +171,7 @@ def test_finished_dataset_is_left_alone_and_other_settings_refused(
 def test_killed_run_continues_to_the_same_bytes(
     ingested: tuple[Path, IngestSummary], videos: Path, tmp_path: Path
 ) -> None:
-    """The killed and the continuing run use two workers and one GOP a task; the reference used one worker."""
+    """The killed and the continuing run use two workers, one GOP a task and batches of three; the reference did not."""
     out = tmp_path / "killed"
     command = [sys.executable, "-c", RUNNER, str(videos), str(out), str(videos / "questions.jsonl")]
     child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
