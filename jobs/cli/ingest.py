@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs.cli.errors import REFUSED
+from jobs.cli.errors import PREEMPTED, REFUSED
 from jobs.cli.options import Address, AsJson, Assignments, ConfigFile, DryRun, resolve_config
 from jobs.cli.output import human_bytes, human_seconds, print_config, print_json, print_pairs, print_table
 from jobs.cli.session import SESSION
@@ -76,15 +77,11 @@ def ingest(
         print_config(resolved)
         _print_plan(resolved, request)
     else:
-        _run(resolved, request, json=json)
+        _report(resolved, request, json=json)
 
 
-def _run(resolved: IngestConfig, request: Request, *, json: bool) -> None:
-    from pipelines.ingest.job import run_ingest
-    from pipelines.ingest.progress import Silent, TextProgress
-
-    progress = Silent() if SESSION.quiet else TextProgress()
-    summary = run_ingest(resolved, progress, request)
+def _report(resolved: IngestConfig, request: Request, *, json: bool) -> None:
+    summary = _run(resolved, request)
     if json:
         print_json(summary)
     else:
@@ -99,6 +96,24 @@ def _refuse(config: IngestConfig) -> None:
         "holds the rest"
     )
     raise typer.Exit(REFUSED)
+
+
+def _run(config: IngestConfig, request: Request) -> IngestSummary:
+    from pipelines.ingest.job import run_ingest
+    from pipelines.ingest.progress import Silent, TextProgress
+
+    try:
+        return run_ingest(config, Silent() if SESSION.quiet else TextProgress(), request)
+    except SystemExit as ended:  # Ray makes this of SIGTERM, so that what is held is given back
+        SESSION.end_progress()
+        typer.echo(
+            f"vamba: ended by {_signal_name(ended.code)}; the same command continues where it stopped.", err=True
+        )
+        raise typer.Exit(PREEMPTED) from None
+
+
+def _signal_name(code: str | int | None) -> str:
+    return signal.Signals(code).name if isinstance(code, int) and code in set(signal.Signals) else f"exit {code}"
 
 
 def _print_summary(summary: IngestSummary) -> None:

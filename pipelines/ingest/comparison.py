@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from pipelines.ingest.store import SourceStore, StoredSource
 
@@ -117,6 +118,10 @@ class Comparison:
     def todo(self, after: str = "") -> Iterator[StoredSource]:
         """What is to be ingested behind an id, ordered by id."""
         return self._store.select("todo", after)
+
+    def identities(self) -> Iterator[tuple[Any, ...]]:
+        """What tells one source that is to be ingested from another, ordered by id."""
+        return self._store.identities("todo")
 
     def num_todo(self) -> int:
         """How many sources are to be ingested."""

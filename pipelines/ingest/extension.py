@@ -12,10 +12,11 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from pipelines.ingest.comparison import Comparison, InputColumns, Some
 from pipelines.ingest.config import IngestConfig
-from pipelines.ingest.store import SourceStore, StoredSource
+from pipelines.ingest.store import SourceStore
 from pipelines.manifest_io import read_failures
 from pipelines.manifest_tables import StoredVersion, open_version, read_inputs_of
 
@@ -45,18 +46,14 @@ class Work:
 
     def key(self, config: IngestConfig) -> str:
         """Names the work area: the same work under the same settings is the same work."""
-        return work_key(config, self.comparison.todo(), self.base.digest if self.base is not None else None)
+        return work_key(config, self.comparison.identities(), self.base.digest if self.base is not None else None)
 
 
-def work_key(config: IngestConfig, sources: Iterable[StoredSource], base_digest: str | None) -> str:
-    """The name of the work area of these sources, ordered by id."""
+def work_key(config: IngestConfig, identities: Iterable[tuple[Any, ...]], base_digest: str | None) -> str:
+    """The name of the work area of some sources; `identities` as the store gives them."""
     state = hashlib.sha256(json.dumps(["batches", config.work_digest, base_digest]).encode())
-    for item in sources:
-        source = item.source
-        problem = str(item.problem) if item.problem is not None else None
-        state.update(
-            json.dumps([source.id, item.digest, source.mtime_ns, source.media, source.offset_bytes, problem]).encode()
-        )
+    for identity in identities:
+        state.update(json.dumps(identity).encode())
     return "sha256:" + state.hexdigest()
 
 

@@ -273,6 +273,7 @@ def _decode_tasks(
             }
             common = {"codec": video.codec, "stream_index": video.stream_index, "source_uri": video.source.uri}
             common |= {"media": video.source.media, "is_damaged": "partial" in video.probe}
+            common["is_counted"] = video.is_counted
             common |= asdict(video.source.location)
             common["sequential_cost_s"] = sequential_s[segment.name]
             segments.append({"shard": shard.name, **common, **size, "segment": asdict(segment)})
@@ -309,7 +310,7 @@ def _clean_up(config: IngestConfig, sources: FoundSources, request: Request) -> 
 
     An unfinished extension may have its area there, too: it is kept for the command that continues it.
     """
-    first = Staging(config.out, work_key(config, sources.store.sources(), None))
+    first = Staging(config.out, work_key(config, sources.store.identities(), None))
     if request.append or request.retry_failures or first.is_only_area():
         first.remove_all()
 

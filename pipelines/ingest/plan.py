@@ -8,6 +8,7 @@ machine, so everything planned can be named before it exists, and resuming is a 
 from __future__ import annotations
 
 import hashlib
+import math
 from array import array
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
@@ -15,7 +16,14 @@ from fractions import Fraction
 import numpy as np
 
 from pipelines.ingest.config import IngestConfig, SplitRule
-from pipelines.ingest.segments import Reading, Storing, cut_segments
+from pipelines.ingest.segments import (
+    NUM_TAPERED,
+    TAPER,
+    TAPERED_FROM,
+    Reading,
+    Storing,
+    cut_segments,
+)
 from pipelines.ingest.sizes import frame_bytes
 from pipelines.ingest.types import IngestError, PlannedVideo, ProbedImage, ProbedVideo, ShardPlan, VideoSource
 from vamba.data.sampling import select_frames
@@ -71,6 +79,7 @@ def plan_video(source: VideoSource, probe: ProbedVideo, config: IngestConfig) ->
             "is_interlaced": probe.is_interlaced,
             "pixel_aspect": str(probe.pixel_aspect),
             "has_audio": probe.has_audio,
+            **({"times": "counted"} if probe.is_counted else {}),
             "size_bytes": source.size_bytes,
         },
         segments=cut_segments(source.id, probe, target_pts, width * height, config.segment_cost_s, reading, storing),
@@ -128,12 +137,16 @@ def estimated_bytes(video: PlannedVideo) -> int:
 
 
 def group_by_cost(costs_s: Sequence[float], target_s: float) -> list[range]:
-    """Consecutive items, grouped so that each task has enough work to be worth its overhead."""
+    """Consecutive items, grouped so that each task has enough work to be worth its overhead; smaller at a long end."""
     groups = []
-    start, cost_s = 0, 0.0
+    start, cost_s, done_s = 0, 0.0, 0.0
+    total_s = sum(costs_s)
+    taper_from_s = total_s - NUM_TAPERED * target_s if total_s >= TAPERED_FROM * target_s else math.inf
     for index, item_s in enumerate(costs_s):
+        enough_s = target_s / TAPER if done_s >= taper_from_s else target_s
         cost_s += item_s
-        if cost_s >= target_s or index == len(costs_s) - 1:
+        done_s += item_s
+        if cost_s >= enough_s or index == len(costs_s) - 1:
             groups.append(range(start, index + 1))
             start, cost_s = index + 1, 0.0
     return groups

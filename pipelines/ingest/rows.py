@@ -56,8 +56,8 @@ SOURCE_SCHEMA = pa.schema([("source", SOURCE_TYPE)])
 PROBED_SCHEMA = pa.schema([("video", VIDEO_TYPE), ("failure", FAILURE_TYPE)])
 TASK_SEGMENT_TYPE = pa.struct(
     [("shard", _STRING), ("source_uri", _STRING), ("uri", _STRING), ("offset_bytes", _INT), ("length_bytes", _INT)]
-    + [("media", _STRING), ("is_damaged", pa.bool_()), ("codec", _STRING), ("stream_index", _INT)]
-    + [("store", _STRING), ("width", _INT)]
+    + [("media", _STRING), ("is_damaged", pa.bool_()), ("is_counted", pa.bool_()), ("codec", _STRING)]
+    + [("stream_index", _INT), ("store", _STRING), ("width", _INT)]
     + [("height", _INT), ("orientation", _STRING), ("sequential_cost_s", pa.float64()), ("segment", SEGMENT_TYPE)]
 )
 TASK_SHARD_TYPE = pa.struct([("name", _STRING), ("num_segments", _INT)])

@@ -169,9 +169,10 @@ def _listing_entries(listing: str, counts: SourceCounts) -> Iterator[Entry]:
         if row.uri is None:
             counts.num_text_only_rows += 1
             continue
+        relative = relative_to(row.uri, folder)
         yield Entry(
             uri=row.uri,
-            relative=relative_to(row.uri, folder),
+            relative=relative if row.problem is None else relative.replace("#", "/"),  # LISTING#ROW, which is no file
             media=row.media,
             split=row.split,
             conversation=row.conversation,

@@ -191,12 +191,11 @@ class SourceStore:
 
     def select(self, ids: str, after: str) -> Iterator[StoredSource]:
         """The sources behind an id in order of the ids that the table `ids` gives them, by the column `number`."""
-        join = "" if ids == "source" else f"JOIN source ON source.number = {ids}.number"
         cursor = self.db.cursor()
         cursor.row_factory = sqlite3.Row
         cursor.execute(
             f"SELECT {ids}.id AS id, uri, size_bytes, mtime_ns, split, media, offset_bytes, problem_class, problem, "
-            f"digest, {_CONVERSATIONS} AS conversations FROM {ids} {join} WHERE {ids}.id > ? ORDER BY {ids}.id",
+            f"digest, {_CONVERSATIONS} AS conversations FROM {_joined(ids)} WHERE {ids}.id > ? ORDER BY {ids}.id",
             [after],
         )
         for row in cursor:
@@ -206,6 +205,16 @@ class SourceStore:
             )
             error = IngestError(row["problem_class"], row["problem"]) if row["problem_class"] else None
             yield StoredSource(source=source, problem=error, digest=row["digest"])
+
+    def identities(self, ids: str = "source") -> Iterator[tuple[Any, ...]]:
+        """What tells one source from another, in order of the ids that the table `ids` gives them."""
+        return self.db.execute(
+            f"SELECT {ids}.id, digest, mtime_ns, media, offset_bytes, problem FROM {_joined(ids)} ORDER BY {ids}.id"
+        )
+
+
+def _joined(ids: str) -> str:
+    return ids if ids == "source" else f"{ids} JOIN source ON source.number = {ids}.number"
 
 
 def _looks(entries: Sequence[Entry]) -> list[tuple[int, int]]:

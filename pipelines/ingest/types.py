@@ -85,6 +85,7 @@ class ProbedVideo:
     is_key: np.ndarray  # bool
     is_shown: np.ndarray  # bool: presented (not before an edit list's start, not an invisible frame)
     end_pts: int  # when the last frame leaves the screen
+    is_counted: bool = False  # its packets have no times, pts are numbers of frames; see counted.py
     damage: IngestError | None = None  # what is wrong with it, if it is to be kept in part
 
 
@@ -137,6 +138,11 @@ class PlannedVideo:
     timestamps_ns: tuple[int, ...]
     probe: dict[str, Any]  # for the sample's JSON
     segments: tuple[Segment, ...]
+
+    @property
+    def is_counted(self) -> bool:
+        """See `ProbedVideo`."""
+        return self.probe.get("times") == "counted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

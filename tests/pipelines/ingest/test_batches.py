@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,7 +27,6 @@ from pipelines.ingest.staging import Staging
 from pipelines.ingest.store import StoredSource
 from pipelines.ingest.types import PlannedVideo, Segment, VideoSource
 from pipelines.manifest_io import read_failures, read_manifest
-from pipelines.ray_session import ray_session
 from tests.pipelines.ingest.media import make_video
 
 
@@ -111,9 +112,16 @@ class Recorder(Silent):
         self.statuses.append(status)
 
 
-@pytest.fixture(scope="module")
-def session() -> Iterator[None]:
-    with ray_session(None, 1):
+@pytest.fixture(scope="module", autouse=True)
+def without_ray() -> Iterator[None]:
+    """Tasks run here, one after the other: what is tested is which there are, and what becomes of them."""
+
+    def run_stage(tasks: Sequence[pa.Table], work: Callable[[pa.Table], pa.Table]) -> Iterator[pa.Table]:
+        return map(work, tasks)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "run_stage", run_stage)
+        patch.setattr(job, "ray_session", lambda *_: nullcontext())
         yield
 
 
@@ -151,7 +159,7 @@ def digests(out: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def whole(media: Path, session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The dataset of one batch."""
     out = tmp_path_factory.mktemp("whole") / "out"
     ingest(out, media, media / "z.tar")
@@ -163,8 +171,6 @@ def whole(media: Path, session: None, tmp_path_factory: pytest.TempPathFactory) 
     return out
 
 
-@pytest.mark.ray
-@pytest.mark.slow
 def test_batches_give_the_bytes_of_one_and_tell_progress_over_all(media: Path, whole: Path, tmp_path: Path) -> None:
     progress = Recorder()
     summary = ingest(tmp_path / "out", media, media / "z.tar", batch_videos=2, progress=progress)
@@ -179,8 +185,6 @@ def test_batches_give_the_bytes_of_one_and_tell_progress_over_all(media: Path, w
     assert progress.notes[0] == "found 8 videos"
 
 
-@pytest.mark.ray
-@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["planned", "decoded", "recorded", "cleaned"])
 @pytest.mark.parametrize("then", [1, 100])
 def test_a_kill_in_the_second_batch_changes_nothing(
@@ -224,8 +228,6 @@ def _raise(*_: Any) -> None:
     raise Killed
 
 
-@pytest.mark.ray
-@pytest.mark.slow
 def test_append_over_batches(media: Path, whole: Path, tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     for folder, names in ((old, ("v0", "v3")), (new, ("v1", "v2-text", "v2", "v4", "v5", "v6"))):

@@ -32,7 +32,7 @@ from tests.pipelines.unruly_s3 import BUCKET, UnrulyS3, unruly  # noqa: F401 - a
 
 # Several segments of a video, videos of a batch, batches and shards.
 SHAPE = {"target_shard_bytes": 8_000, "segment_cost_s": 1e-6, "batch_videos": 2}
-MOMENTS = ("before", "within", "after")
+MOMENTS = ("before", "within", "after")  # after one is before the next: tried for the last only
 # What is ingested on top of a finished dataset of day 1, by which request; day 1 itself first.
 WAYS = {
     "ingest": (Request(), ["day1"]),
@@ -110,7 +110,7 @@ def explore(
     draw, tried = random.Random(0), 0
     for at in range(len(operations)):
         for moment in MOMENTS:
-            if draw.random() >= share:
+            if draw.random() >= share or (moment == "after" and at + 1 < len(operations)):
                 continue
             out = copy_of(base, next(new_out))
             # Tasks run in another order each time, so a number may name another operation.
@@ -147,7 +147,7 @@ def test_killed_at_any_storage_operation(
 ) -> None:
     outs = (str(tmp_path / str(number)) for number in range(10**6))
     tried = explore(outs, bases[way], media, way, one_process, Faults(monkeypatch), share=1.0)
-    assert tried >= len(MOMENTS) * 16
+    assert tried >= 2 * 20
     print(f"{way}: {tried} kill points")
 
 
@@ -182,7 +182,7 @@ def test_killed_again_and_again(
     undisturbed = copy_of(bases[way], str(tmp_path / "undisturbed"))
     ingest(undisturbed, media, way)
     draw = random.Random(way)
-    for number in range(12):
+    for number in range(6):
         out = copy_of(bases[way], str(tmp_path / str(number)))
         for _ in range(draw.randint(2, 5)):
             faults.start(draw.randrange(12), draw.choice(MOMENTS))

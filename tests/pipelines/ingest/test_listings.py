@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.ingest import listing_files
+from pipelines.ingest import listing_files, store
 from pipelines.ingest.listings import CAPTION_INSTRUCTIONS, ListingRow, listing_rows
 from pipelines.ingest.sources import find_sources
 
@@ -22,13 +23,13 @@ LLAVA = [
 ]
 
 
-def write(path: Path, rows: list[dict[str, Any]], *, as_text: bool = False) -> Path:
+def write(path: Path, rows: list[dict[str, Any]], *, as_text: bool = False, row_group_size: int = 2) -> Path:
     if as_text or path.suffix == ".csv":
         rows = [
             {key: json.dumps(value) if isinstance(value, list) else value for key, value in row.items()} for row in rows
         ]
     if path.suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=2)
+        pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=row_group_size)
     elif path.suffix == ".csv":
         with open(path, "w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))
@@ -107,7 +108,9 @@ def test_a_mix_of_images_videos_and_text(tmp_path: Path, name: str) -> None:
         counts = found.counts
         assert (counts.num_images, counts.num_videos, counts.num_unusable, counts.num_text_only_rows) == (1, 1, 1, 2)
     (failed,) = (item for item in items.values() if item.problem is not None)
-    assert failed.source.uri == f"{listing}#{'line' if name == 'l.jsonl' else 'row'}-5"
+    place = "line-5" if name == "l.jsonl" else "row-5"
+    assert failed.source.uri == f"{listing}#{place}"
+    assert failed.source.id == f"{name.replace('.', '-')}-{place}"
     assert failed.problem is not None and failed.problem.error_class == "unsupported"
 
 
@@ -239,3 +242,25 @@ def test_any_form_is_a_source_and_a_list_of_conversations(tmp_path: Path, name: 
     added = find_sources([str(tmp_path / "clips/a.mp4")], str(listing))
     assert [len(video.conversations) for video in added.videos()] == [2]
     assert added.first_unmatched == str(tmp_path / "clips/b.mp4")
+
+
+@pytest.mark.parametrize("name", ["l.jsonl", "l.json", "l.csv", "l.parquet"])
+def test_a_longer_listing_takes_no_more_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(listing_files, "_WINDOW_CHARS", 1 << 14)
+    monkeypatch.setattr(listing_files, "_BATCH_ROWS", 100)
+    monkeypatch.setattr(store, "_CHUNK_ROWS", 100)
+
+    def peak_bytes(num_rows: int) -> int:
+        rows = [{"video": f"{number}.mp4", "caption": f"{number} " * 50} for number in range(num_rows)]
+        listing = write(tmp_path / f"{num_rows}-{name}", rows, row_group_size=100)
+        del rows
+        tracemalloc.start()
+        try:
+            with find_sources([str(listing)]) as found:
+                assert sum(1 for _ in found.videos()) == num_rows
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak_bytes(100)  # what the first use loads is no part of it
+    assert peak_bytes(1600) < 1.5 * peak_bytes(400)
