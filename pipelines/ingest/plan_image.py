@@ -6,12 +6,12 @@ from fractions import Fraction
 
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.plan import split_of, stored_size
+from pipelines.ingest.sizes import image_bytes
 from pipelines.ingest.types import IngestError, PlannedVideo, ProbedImage, Segment, VideoSource
 
 _DECODE_S_PER_PIXEL = 12e-9  # of the source; PNG takes twice as much, a large JPEG a third
 _STORE_S_PER_PIXEL = 8e-9
 _OPEN_S = 0.001
-_JPEG_BYTES_PER_PIXEL = 0.2  # photographs and drawings; what shards are planned with
 _MAX_ASPECT = 200  # of the stored sides: the vision tower takes no slimmer picture
 
 
@@ -39,7 +39,7 @@ def plan_image(source: VideoSource, probe: ProbedImage, config: IngestConfig) ->
         height=height,
         orientation=probe.orientation,
         duration_ns=0,
-        frame_bytes=round(width * height * _JPEG_BYTES_PER_PIXEL),
+        frame_bytes=image_bytes(probe, source.size_bytes, width, height, config.frames),
         timestamps_ns=(0,),
         probe={
             "codec": probe.format,

@@ -11,13 +11,13 @@ from __future__ import annotations
 import numpy as np
 
 from pipelines.ingest.config import FrameStorage
-from pipelines.ingest.types import ProbedVideo
+from pipelines.ingest.types import ProbedImage, ProbedVideo
 from vamba.data.sample import Store
 
 _BYTES_PER_PIXEL = 0.65
 _LIMITS_PER_PIXEL = (0.02, 1.0)
-# Bytes of a keyframe over H.264's of the same picture, where they differ by more than half.
-_KEYFRAME_FACTORS = {"hevc": 0.6, "prores": 8.0, "ffv1": 4.4}
+# Bytes of a picture over those of an H.264 keyframe, where they differ by more than half; PNG is taken for like FFV1.
+_SOURCE_FACTORS = {"hevc": 0.6, "prores": 8.0, "ffv1": 4.4, "png": 4.4}
 _JPEG_HEADER_BYTES = 620
 # Size over that of JPEG 85, for the middle of four films.
 _QUALITIES, _QUALITY_FACTORS = (1, 10, 30, 50, 75, 85, 90, 95, 100), (0.1, 0.2, 0.37, 0.5, 0.75, 1.0, 1.25, 1.8, 3.6)
@@ -26,9 +26,24 @@ _CRFS, _CRF_FACTORS = (0, 12, 18, 23, 28, 34, 51), (5.0, 2.0, 1.2, 0.7, 0.38, 0.
 
 def frame_bytes(probe: ProbedVideo, width: int, height: int, store: Store, storage: FrameStorage) -> int:
     """About how many bytes a stored frame of `width` x `height` pixels will have."""
-    source = probe.mean_key_bytes / (probe.width * probe.height) / _KEYFRAME_FACTORS.get(probe.codec, 1.0)
-    per_pixel = float(np.clip(_BYTES_PER_PIXEL * np.sqrt(source), *_LIMITS_PER_PIXEL))
+    pixels_bytes = width * height * _jpeg_bytes_per_pixel(probe, probe.mean_key_bytes)
     if store == "h264":
-        return max(1, round(width * height * per_pixel * float(np.interp(storage.crf, _CRFS, _CRF_FACTORS))))
+        return max(1, round(pixels_bytes * float(np.interp(storage.crf, _CRFS, _CRF_FACTORS))))
+    return _jpeg_file_bytes(pixels_bytes, storage)
+
+
+def image_bytes(probe: ProbedImage, size_bytes: int, width: int, height: int, storage: FrameStorage) -> int:
+    """The same of an image; `size_bytes` is what its file has."""
+    return _jpeg_file_bytes(width * height * _jpeg_bytes_per_pixel(probe, max(size_bytes, 0)), storage)
+
+
+def _jpeg_bytes_per_pixel(probe: ProbedVideo | ProbedImage, source_bytes: int) -> float:
+    """Of quality 85, for a picture that takes `source_bytes` in the source."""
+    codec = probe.codec if isinstance(probe, ProbedVideo) else probe.format
+    source = source_bytes / (probe.width * probe.height) / _SOURCE_FACTORS.get(codec, 1.0)
+    return float(np.clip(_BYTES_PER_PIXEL * np.sqrt(source), *_LIMITS_PER_PIXEL))
+
+
+def _jpeg_file_bytes(pixels_bytes: float, storage: FrameStorage) -> int:
     factor = float(np.interp(storage.jpeg_quality, _QUALITIES, _QUALITY_FACTORS))
-    return _JPEG_HEADER_BYTES + round(width * height * per_pixel * factor)
+    return _JPEG_HEADER_BYTES + round(pixels_bytes * factor)

@@ -49,6 +49,7 @@ def planned(number: int, num_frames: int) -> PlannedVideo:
         height=48,
         orientation="",
         duration_ns=1,
+        frame_bytes=500,
         timestamps_ns=tuple(range(num_frames)),
         probe={},
         segments=(segment,),

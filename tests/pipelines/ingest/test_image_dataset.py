@@ -13,9 +13,10 @@ from pipelines.storage import open_storage
 from tests.pipelines.ingest.in_process import ingested, sample_of, source
 from tests.pipelines.ingest.media import make_video
 from vamba.assets.paths import TINY_TOKENIZER
+from vamba.data.encode import SampleEncoder
 from vamba.data.frames import FrameProcessing
 from vamba.data.plan import DataPlan, PlanConfig
-from vamba.data.reader import PackReader, SampleEncoder
+from vamba.data.reader import PackReader
 from vamba.data.reader_config import ReaderConfig, plan_items
 from vamba.data.text import load_tokenizer
 
