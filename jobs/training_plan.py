@@ -63,7 +63,7 @@ def _steps(config: TrainingConfig) -> dict[str, str]:
 
     data = open_training_data(config)
     per_epoch = data.plan.num_steps(1)
-    tokens = sum(pack.cost_tokens for step in data.plan.steps(0) for pack in step.packs)
+    tokens = int(data.plan.steps(0).pack_costs.sum())
     return {
         "data": f"{len(data.rows)} samples, manifest {data.digest[:19]}…",
         "packs per step": f"{config.plan.packs_per_step}, up to {config.plan.tokens_per_pack:,} tokens each",

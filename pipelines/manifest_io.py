@@ -13,7 +13,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -21,13 +21,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.storage import Storage, open_storage
-from vamba.data.manifest import FORMAT_VERSION, Failure, InputRow, Manifest, SampleRow, ShardRow, sort_rows
+from vamba.data.manifest import (
+    FORMAT_VERSION,
+    Failure,
+    InputRow,
+    Manifest,
+    SampleRow,
+    ShardRow,
+    known_fields,
+    sort_rows,
+)
 
 MANIFEST_NAME = "manifest.parquet"
 FAILURES_NAME = "failures.parquet"
 SHARDS_PREFIX = "shards"
 
 _METADATA_KEY = b"vamba"
+_ROWS_PER_BATCH = 4096
 _KEPT = re.compile(r"manifest-v(\d{5,})\.parquet")
 
 SAMPLE_SCHEMA = pa.schema(
@@ -45,6 +55,7 @@ SAMPLE_SCHEMA = pa.schema(
         ("num_conversations", pa.int32()),
         ("source_uri", pa.string()),
         ("source_digest", pa.string()),
+        ("num_tokens", pa.int64()),
     ]
 )
 FAILURE_SCHEMA = pa.schema(
@@ -74,16 +85,36 @@ def read_manifest(data_uri: DataUri, version: int | None = None) -> Manifest:
     try:
         data = storage.read_bytes(MANIFEST_NAME)
     except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"no dataset at {storage.uri}: {MANIFEST_NAME} is missing. It is written last: run `vamba ingest` with "
-            "this --out to its end (the same command continues an unfinished one), or correct the path"
-        ) from error
+        raise _no_dataset(storage) from error
     manifest = _parse_manifest(data, f"{storage.uri}/{MANIFEST_NAME}")
     if version not in (None, manifest.version):
         kept = [int(match[1]) for entry in storage.list() if (match := _KEPT.fullmatch(entry.path))]
         versions = ", ".join(map(str, [*kept, manifest.version]))
         raise FileNotFoundError(f"no version {version} of {storage.uri}: there are {versions}; ask for one of these")
     return manifest
+
+
+def iterate_samples(data_uri: DataUri) -> Iterator[SampleRow]:
+    """The rows of the newest manifest, a batch in memory at a time. Their digest is not checked.
+
+    Raises:
+        FileNotFoundError: there is no finished dataset.
+    """
+    storage = open_storage(data_uri)
+    try:
+        data = storage.read_bytes(MANIFEST_NAME)
+    except FileNotFoundError as error:
+        raise _no_dataset(storage) from error
+    with pq.ParquetFile(io.BytesIO(data)) as file:
+        for batch in file.iter_batches(_ROWS_PER_BATCH, use_threads=False):
+            yield from (SampleRow(**row) for row in batch.to_pylist())
+
+
+def _no_dataset(storage: Storage) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"no dataset at {storage.uri}: {MANIFEST_NAME} is missing. It is written last: run `vamba ingest` with "
+        "this --out to its end (the same command continues an unfinished one), or correct the path"
+    )
 
 
 def _parse_manifest(data: bytes, path: str) -> Manifest:
@@ -141,7 +172,7 @@ def manifest_schema(manifest: Manifest, digest: str) -> pa.Schema:
         "config_digest": manifest.config_digest,
         "inputs_digest": manifest.inputs_digest,
         "digest": digest,
-        "shards": [asdict(shard) for shard in manifest.shards],
+        "shards": [known_fields(asdict(shard)) for shard in manifest.shards],
     }
     return SAMPLE_SCHEMA.with_metadata({_METADATA_KEY: json.dumps(header, separators=(",", ":")).encode()})
 

@@ -32,7 +32,7 @@ from pipelines.manifest_io import (
     put_manifest,
 )
 from pipelines.storage import open_storage
-from vamba.data.manifest import Failure, Manifest, ShardRow
+from vamba.data.manifest import Failure, Manifest, ShardRow, known_fields
 
 _BATCH_ROWS = 10_000
 _GROUP_ROWS = 100_000  # of a row group of the inputs
@@ -195,8 +195,8 @@ class _Hasher:
     """The digest of a manifest, from its header and its rows as they come."""
 
     def __init__(self, header: Manifest) -> None:
-        document = {**asdict(header), "samples": []}
-        document["shards"] = [_known(shard) for shard in document["shards"]]
+        shards = [known_fields(asdict(shard)) for shard in header.shards]
+        document = {**asdict(header), "shards": shards, "samples": []}
         text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         head, mark, self._tail = text.partition('"samples":[')
         self._state = hashlib.sha256((head + mark).encode())
@@ -204,18 +204,13 @@ class _Hasher:
 
     def add(self, batch: pa.RecordBatch) -> None:
         for row in batch.to_pylist():
-            self._state.update(_json(_known(row), first=self._is_first))
+            self._state.update(_json(known_fields(row), first=self._is_first))
             self._is_first = False
 
     def digest(self) -> str:
         state = self._state.copy()
         state.update(self._tail.encode())
         return "sha256:" + state.hexdigest()
-
-
-def _known(row: dict[str, Any]) -> dict[str, Any]:
-    """A row without what a dataset of an earlier program does not have: its digest stays what it was."""
-    return {name: value for name, value in row.items() if value is not None}
 
 
 def _json(value: Any, *, first: bool) -> bytes:

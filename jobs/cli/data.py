@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from jobs.cli.data_listing import print_samples
 from jobs.cli.data_tables import described, print_duplicates, print_statistics, print_verification, statistics_json
 from jobs.cli.errors import FAILED
 from jobs.cli.options import AsJson
@@ -19,31 +20,62 @@ Jobs = Annotated[int, typer.Option("--jobs", help="Processes; 0 means one per co
 
 
 def ls(
-    folder: Annotated[Path, typer.Argument(help="Folder to look below.")] = Path(),
+    where: Annotated[str, typer.Argument(help="A folder with datasets, or a dataset.")] = ".",
+    split: Annotated[
+        str | None, typer.Option(help="Only samples of this split.", metavar="SPLIT", show_default=False)
+    ] = None,
+    media: Annotated[
+        str | None, typer.Option(help="Only samples of this kind: video or image.", metavar="KIND", show_default=False)
+    ] = None,
+    match: Annotated[
+        str | None,
+        typer.Option(help="Only samples whose id or source fits, with * and ?.", metavar="PATTERN", show_default=False),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(help="Only samples in such a shard, with * and ?.", metavar="PATTERN", show_default=False),
+    ] = None,
+    min_seconds: Annotated[
+        float | None, typer.Option(help="Only sources that last as long, or longer.", metavar="S", show_default=False)
+    ] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(help="Only sources that are shorter.", metavar="S", show_default=False)
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(help="Samples to show; 50 by default, all with --json.", metavar="N", show_default=False),
+    ] = None,
     json: AsJson = False,
 ) -> None:
-    """List the datasets in a folder.
+    """List the samples of a dataset, or the datasets in a folder.
+
+    Samples are read and shown a few at a time, however many there are. With --json each is an object on a line of its
+    own; datasets are one list.
 
     \b
     Example:
       vamba data ls data/
+      vamba data ls data/videos --split validation --min-seconds 3600 --json
     """
-    from pipelines.manifest_io import MANIFEST_NAME
+    from pipelines.datasets.listing import SampleFilter
+    from pipelines.manifest_io import has_manifest
 
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder.")
-    found = []
-    for pattern in (MANIFEST_NAME, f"*/{MANIFEST_NAME}", f"*/*/{MANIFEST_NAME}", f"*/*/*/{MANIFEST_NAME}"):
-        found += [_describe(str(path.parent)) for path in sorted(folder.glob(pattern))]
-    if json:
-        print_json(found)
-    elif not found:
-        print(f"No dataset in {folder.resolve()}, three levels deep. `vamba ingest SOURCE… --out URI` makes one.")
+    chosen = SampleFilter(
+        split=split,  # type: ignore[arg-type]
+        media=media,  # type: ignore[arg-type]
+        shard=shard,
+        match=match,
+        min_s=min_seconds,
+        max_s=max_seconds,
+    )
+    if limit is not None and limit < 1:
+        raise ValueError(f"--limit is {limit}; it must be at least 1")
+    if has_manifest(where):
+        print_samples(where, chosen, limit, json)
+    elif not chosen.is_empty:
+        raise ValueError(f"{where} is not a dataset, whose samples could be chosen; name one (`vamba data ls {where}`)")
     else:
-        rows = [
-            (item["uri"], item["num_samples"], item["duration"], item["num_failures"], item["size"]) for item in found
-        ]
-        print_table(("dataset", "samples", "video", "failed", "size"), rows)
+        _list_datasets(where, json)
 
 
 def stats(
@@ -171,6 +203,26 @@ def duplicates(
         print_json(found)
     else:
         print_duplicates(found)
+
+
+def _list_datasets(where: str, json: bool) -> None:
+    from pipelines.manifest_io import MANIFEST_NAME
+
+    folder = Path(where)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder, nor a dataset.")
+    found = []
+    for pattern in (f"*/{MANIFEST_NAME}", f"*/*/{MANIFEST_NAME}", f"*/*/*/{MANIFEST_NAME}"):
+        found += [_describe(str(path.parent)) for path in sorted(folder.glob(pattern))]
+    if json:
+        print_json(found)
+    elif not found:
+        print(f"No dataset in {folder.resolve()}, three levels deep. `vamba ingest SOURCE… --out URI` makes one.")
+    else:
+        rows = [
+            (item["uri"], item["num_samples"], item["duration"], item["num_failures"], item["size"]) for item in found
+        ]
+        print_table(("dataset", "samples", "video", "failed", "size"), rows)
 
 
 def _describe(data: str) -> dict[str, Any]:

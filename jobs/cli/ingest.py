@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from pipelines.ingest.sources import SourceCounts
 
 _NUM_LISTED = 20
+Partial = Annotated[bool, typer.Option("--partial", help="Keep what decodes of damaged videos, marked as such.")]
+
+Store = Annotated[
+    str | None,
+    typer.Option("--store", help="How frames are stored: jpeg (default) or h264.", metavar="STORE", show_default=False),
+]
 
 
 def ingest(
@@ -32,6 +38,7 @@ def ingest(
     conversations: Annotated[
         str | None, typer.Option(help="Listing of conversations or captions about the videos.", metavar="LISTING")
     ] = None,
+    store: Store = None,
     ffmpeg: Annotated[Path | None, typer.Option(help="ffmpeg to use instead of the one that comes along.")] = None,
     append: Annotated[
         bool, typer.Option("--append", help="Add the new videos to the finished dataset, as its next version.")
@@ -39,6 +46,7 @@ def ingest(
     retry_failures: Annotated[
         bool, typer.Option("--retry-failures", help="Try the videos again that failed, e.g. after repairing the files.")
     ] = False,
+    partial: Partial = False,
     address: Address = None,
     config: ConfigFile = None,
     set_: Assignments = None,
@@ -56,29 +64,38 @@ def ingest(
       vamba ingest more/ --out data/videos --append
     """
     from pipelines.ingest.config import IngestConfig
+    from pipelines.ingest.extension import Request
 
     if ffmpeg is not None:
         os.environ["VAMBA_FFMPEG"] = str(ffmpeg)
-    arguments = {"sources": tuple(sources), "out": out, "conversations": conversations, "ray_address": address}
+    own = {"sources": tuple(sources), "out": out, "conversations": conversations, "ray_address": address}
+    # Without an option, what the configuration says.
+    arguments = {**own, "frames": {"store": store} if store else None, "partial": partial or None}
     resolved = resolve_config(IngestConfig, recipe="ingest", file=config, assignments=set_, arguments=arguments)
-    from pipelines.ingest.extension import Request
-
     request = Request(append=append, retry_failures=retry_failures)
     if dry_run:
         print_config(resolved)
         _print_plan(resolved, request)
-        return
+    else:
+        _ingest(resolved, request, json=json)
+
+
+def _ingest(resolved: IngestConfig, request: Request, *, json: bool) -> None:
     summary = _run(resolved, request)
     if json:
         print_json(summary)
     else:
         _print_summary(summary)
     if summary.budget_passed:
-        SESSION.note(
-            f"more than {resolved.max_failure_fraction:.0%} of the videos failed (max_failure_fraction); the "
-            "dataset holds the rest"
-        )
-        raise typer.Exit(REFUSED)
+        _refuse(resolved)
+
+
+def _refuse(config: IngestConfig) -> None:
+    SESSION.note(
+        f"more than {config.max_failure_fraction:.0%} of the videos failed (max_failure_fraction); the dataset "
+        "holds the rest"
+    )
+    raise typer.Exit(REFUSED)
 
 
 def _run(config: IngestConfig, request: Request) -> IngestSummary:

@@ -17,6 +17,7 @@ import typer
 
 from jobs.cli import (
     ask,
+    checkpoints,
     data,
     doctor,
     evaluate,
@@ -110,6 +111,18 @@ def _group(
 
 
 _group("runs", "List training runs (the default), or show one.", runs.default, {"ls": runs.ls, "show": runs.show})
+_group(
+    "checkpoints",
+    "List, verify, pin or clear away what a run has saved.",
+    None,
+    {
+        "ls": checkpoints.ls,
+        "verify": checkpoints.verify,
+        "gc": checkpoints.gc,
+        "pin": checkpoints.pin,
+        "unpin": checkpoints.unpin,
+    },
+)
 _group(
     "models",
     "List registered models and versions, or show one.",

@@ -8,9 +8,15 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from vamba.data.sample import Sample
+
+_CHUNK_FRAMES = 64
 _THUMB_WIDTH = 240
 _JPEG_QUALITY = 72
 
@@ -39,6 +45,7 @@ def contact_sheet(data_uri: str, *, video: str = "", num_thumbnails: int = 24) -
     from pipelines.evaluation.questions import read_sample
     from pipelines.manifest_io import read_manifest
     from pipelines.storage import open_storage
+    from vamba.data.stored_frames import stored_frames
 
     rows = read_manifest(data_uri).samples
     if not rows:
@@ -49,15 +56,16 @@ def contact_sheet(data_uri: str, *, video: str = "", num_thumbnails: int = 24) -
     if not chosen:
         raise ValueError(f"The dataset {data_uri} has no sample {video!r}.")
     sample = read_sample(open_storage(data_uri), chosen[0])
-    indices = _striking(sample.frames, min(num_thumbnails, len(sample.frames)))
+    frames = stored_frames(sample)
+    indices = _striking(_mean_colours(sample), min(num_thumbnails, len(frames)))
     return ContactSheet(
         video=sample.id,
         source_uri=sample.source_uri,
         duration_s=sample.duration_ns / 1e9,
-        num_frames=len(sample.frames),
+        num_frames=len(frames),
         thumbnails=tuple(
-            Thumbnail(data_uri=_thumbnail(sample.frames[index]), time=clock(sample.timestamps_ns[index] / 1e9))
-            for index in indices
+            Thumbnail(data_uri=_thumbnail(picture), time=clock(sample.timestamps_ns[index] / 1e9))
+            for index, picture in zip(indices, frames.decode(indices), strict=True)
         ),
     )
 
@@ -68,29 +76,39 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
-def _striking(frames: Sequence[bytes], count: int) -> list[int]:
+def _mean_colours(sample: Sample) -> np.ndarray:
+    """float[N, 3] of all frames, a few in memory at a time."""
     import numpy as np
     import simplejpeg
 
-    tiny = np.stack(
-        [
-            simplejpeg.decode_jpeg(
-                data, colorspace="RGB", fastdct=True, min_height=16, min_width=16, min_factor=8
-            ).mean(axis=(0, 1))
-            for data in frames
-        ]
-    )
-    distance = np.abs(tiny - np.median(tiny, axis=0)).sum(axis=1)
-    edges = [round(index * len(frames) / count) for index in range(count + 1)]
+    from vamba.data.stored_frames import stored_frames
+
+    if sample.store == "jpeg":  # libjpeg makes a small picture in a fraction of the time
+        small = (
+            simplejpeg.decode_jpeg(data, colorspace="RGB", fastdct=True, min_height=16, min_width=16, min_factor=8)
+            for data in sample.frames
+        )
+        return np.stack([picture.mean(axis=(0, 1)) for picture in small])
+    frames = stored_frames(sample)
+    starts = range(0, len(frames), _CHUNK_FRAMES)
+    pieces = (frames.decode(range(start, min(start + _CHUNK_FRAMES, len(frames)))) for start in starts)
+    return np.concatenate([piece.mean(axis=(1, 2)) for piece in pieces])
+
+
+def _striking(colours_N3: np.ndarray, count: int) -> list[int]:
+    import numpy as np
+
+    distance = np.abs(colours_N3 - np.median(colours_N3, axis=0)).sum(axis=1)
+    edges = [round(index * len(colours_N3) / count) for index in range(count + 1)]
     return [start + int(distance[start:end].argmax()) for start, end in zip(edges, edges[1:], strict=False)]
 
 
-def _thumbnail(data: bytes) -> str:
+def _thumbnail(picture: np.ndarray) -> str:
     from PIL import Image
 
-    with Image.open(io.BytesIO(data)) as image:
-        height = max(1, round(image.height * _THUMB_WIDTH / image.width))
-        small = image.convert("RGB").resize((_THUMB_WIDTH, height), Image.Resampling.LANCZOS)
+    image = Image.fromarray(picture)
+    height = max(1, round(image.height * _THUMB_WIDTH / image.width))
+    small = image.resize((_THUMB_WIDTH, height), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -7,14 +7,13 @@ on its conversations. A group that reaches over splits is marked, since it lets 
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pipelines.datasets.fingerprint import NUM_FRAMES, Fingerprint, fingerprint
+from pipelines.datasets.frame_access import UNREADABLE, FrameAccess
 from pipelines.datasets.near_pairs import LEAST_COMMON_FRAMES, distance_bits, near_groups
 from pipelines.datasets.pool import in_processes
-from pipelines.datasets.shard_stream import read_frames
 from pipelines.manifest_io import read_manifest
 from pipelines.storage import open_storage
 from vamba.data.manifest import SampleRow
@@ -133,17 +132,17 @@ def _near(data: str, rows: Sequence[SampleRow], num_processes: int, progress: Pr
 
 
 def _fingerprints(task: _Task) -> list[tuple[str, Fingerprint | Unread]]:
-    storage = open_storage(task.data)
+    access = FrameAccess(open_storage(task.data))
     results: list[tuple[str, Fingerprint | Unread]] = []
     for row in task.rows:
         # The middles of equal spans: title cards and black ends are the least telling frames.
         indices = [(2 * number + 1) * row.num_frames // (2 * NUM_FRAMES) for number in range(NUM_FRAMES)]
         different = sorted(set(indices))
         try:
-            _, frames = read_frames(storage, row, different)
+            _, frames = access.read_frames(row, different)
             by_index = dict(zip(different, fingerprint(frames).hashes, strict=True))
             results.append((row.id, Fingerprint(hashes=tuple(by_index[index] for index in indices))))
-        except (OSError, EOFError, ValueError, tarfile.TarError) as error:
+        except UNREADABLE as error:
             results.append((row.id, Unread(id=row.id, message=f"{type(error).__name__}: {error}")))
     return results
 

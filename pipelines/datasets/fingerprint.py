@@ -1,6 +1,6 @@
 """A perceptual fingerprint of a video: a 64-bit hash of each of a few frames that lie evenly over it.
 
-JPEG ── luma, 32 x 32 ── discrete cosine transform ── the 64 lowest frequencies but the mean ── above their median? ──>
+picture ── 32 x 32 luma ── discrete cosine transform ── the 64 lowest frequencies but the mean ── above the median? ──>
 64 bits. Another encoder, size or brightness moves these frequencies little or all together, another picture moves half
 of the bits. A frame without texture (black, a fade, a plain slide) has no bits to speak of: its hash is nothing but
 noise, so it is marked and never compared.
@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from pipelines.datasets.frame_access import Picture
 
 NUM_FRAMES = 8
 HASH_BITS = 64
@@ -31,16 +33,19 @@ class Fingerprint:
         return sum(value is not None for value in self.hashes)
 
 
-def fingerprint(frames: Sequence[bytes]) -> Fingerprint:
-    """Of JPEG files. ValueError names one that can't be decoded."""
+def fingerprint(frames: Sequence[Picture]) -> Fingerprint:
+    """ValueError names a JPEG file that can't be decoded."""
     return Fingerprint(hashes=tuple(_hash_of(small_luma(data, index)) for index, data in enumerate(frames)))
 
 
-def small_luma(data: bytes, index: int = 0) -> np.ndarray:
-    """A JPEG file as float64[32, 32], averaged over areas."""
+def small_luma(data: Picture, index: int = 0) -> np.ndarray:
+    """A picture as float64[32, 32], averaged over areas."""
     import simplejpeg
     from PIL import Image
 
+    if isinstance(data, np.ndarray):
+        whole = Image.fromarray(data).convert("L").convert("F")
+        return np.asarray(whole.resize((_SIDE, _SIDE), Image.Resampling.BOX), np.float64)
     try:
         # libjpeg scales down while it decodes, to twice the side at the least: the rest is the exact mean over areas.
         luma = simplejpeg.decode_jpeg(data, colorspace="GRAY", min_height=2 * _SIDE, min_width=2 * _SIDE, min_factor=1)

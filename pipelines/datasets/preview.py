@@ -10,14 +10,13 @@ from __future__ import annotations
 import base64
 import io
 import random
-import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.datasets.shard_stream import read_frames
+from pipelines.datasets.frame_access import UNREADABLE, FrameAccess, Picture
 from pipelines.manifest_io import read_manifest
-from pipelines.storage import Storage, open_storage
+from pipelines.storage import open_storage
 from vamba.data.manifest import Manifest, SampleRow
 from vamba.data.sample import Conversation
 
@@ -79,9 +78,9 @@ def preview(
     _check_number("--frames", num_frames, MOST_FRAMES)
     storage, manifest = open_storage(data), read_manifest(data)
     rows = _named(manifest, ids) if ids else _drawn(manifest, num_samples, seed)
-    cards = []
+    access, cards = FrameAccess(storage), []
     for row in rows:
-        cards.append(_card(storage, row, num_frames))
+        cards.append(_card(access, row, num_frames))
         if progress is not None:
             progress(len(cards), len(rows))
     environment = jinja2.Environment(
@@ -134,17 +133,17 @@ def _drawn(manifest: Manifest, count: int, seed: int) -> list[SampleRow]:
     return [rows[index] for index in sorted(chosen)]
 
 
-def _card(storage: Storage, row: SampleRow, num_frames: int) -> Card:
+def _card(access: FrameAccess, row: SampleRow, num_frames: int) -> Card:
     indices = spread(num_frames, row.num_frames)
     duration = clock(row.duration_ns)
     try:
-        document, frames = read_frames(storage, row, indices)
+        document, frames = access.read_frames(row, indices)
         times = [document["timestamps_ns"][index] for index in indices]
         conversations = [Conversation.from_json(item) for item in document["conversations"]]
         thumbnails = tuple(
             Thumbnail(data_uri=_thumbnail(frame), time=clock(time)) for frame, time in zip(frames, times, strict=True)
         )
-    except (OSError, EOFError, ValueError, TypeError, LookupError, tarfile.TarError) as error:
+    except UNREADABLE as error:
         return Card(row=row, duration=duration, error=f"{type(error).__name__}: {error}")
     return Card(
         row=row,
@@ -167,11 +166,14 @@ def _cut(text: str, most: int = _MOST_TEXT_CHARS) -> str:
     return text if len(text) <= most else f"{text[:most]} … (and {len(text) - most} more characters)"
 
 
-def _thumbnail(data: bytes) -> str:
+def _thumbnail(picture: Picture) -> str:
     from PIL import Image
 
-    with Image.open(io.BytesIO(data)) as image:
-        small = image.convert("RGB")
+    if isinstance(picture, bytes):
+        with Image.open(io.BytesIO(picture)) as image:
+            small = image.convert("RGB")
+    else:
+        small = Image.fromarray(picture)
     small.thumbnail((_THUMB_SIDE, _THUMB_SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)

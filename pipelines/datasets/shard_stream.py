@@ -6,21 +6,15 @@ whatever the shard's size. Every byte that passes may be hashed on the way; with
 
 from __future__ import annotations
 
-import json
 import tarfile
-from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from pipelines.manifest_io import SHARDS_PREFIX
 from pipelines.storage import Storage
-from vamba.data.manifest import SampleRow
-from vamba.data.sample import frame_name
 
 BLOCK_BYTES = 512
 WHOLE_PIECES_BYTES = 4 << 20
-# Locally a read costs microseconds, so that it pays to pass over the frames that nobody asked for.
-_SPARSE_PIECES_BYTES = 16 << 10
 
 
 class Hash(Protocol):
@@ -103,36 +97,3 @@ def read_header(stream: ShardStream) -> Member:
     if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or info.size < 0:
         raise ValueError(f"member {info.name!r} is not a regular file (tar type {info.type!r}, {info.size} bytes)")
     return Member(name=info.name, size_bytes=info.size)
-
-
-def read_frames(storage: Storage, row: SampleRow, indices: Collection[int]) -> tuple[dict[str, Any], list[bytes]]:
-    """The JSON of a sample and the frames with these numbers, in order.
-
-    Raises:
-        OSError, EOFError, ValueError, tarfile.TarError: the sample can't be read.
-    """
-    wanted = set(indices)
-    end = row.offset_bytes + row.size_bytes
-    chunk_bytes = WHOLE_PIECES_BYTES if storage.uri.startswith("s3://") else _SPARSE_PIECES_BYTES
-    stream = ShardStream(storage, row.shard, begin=row.offset_bytes, end=end, chunk_bytes=chunk_bytes)
-    document = json.loads(_content(stream, f"{row.id}.json"))
-    if not isinstance(document, dict):
-        raise ValueError(f"the JSON of sample {row.id} is not an object")
-    frames = []
-    for index in range(max(wanted, default=-1) + 1):
-        content = _content(stream, frame_name(row.id, index), index in wanted)
-        if index in wanted:
-            frames.append(content)
-    return document, frames
-
-
-def _content(stream: ShardStream, name: str, wanted: bool = True) -> bytes:
-    member = read_header(stream)
-    if member.name != name:
-        raise ValueError(f"member {member.name!r} stands where {name!r} belongs")
-    if not wanted:
-        stream.skip(member.size_bytes + member.padding_bytes)
-        return b""
-    content = stream.read(member.size_bytes)
-    stream.skip(member.padding_bytes)
-    return content

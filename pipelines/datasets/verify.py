@@ -13,6 +13,7 @@ from itertools import groupby
 from pipelines.datasets.pool import in_processes
 from pipelines.datasets.verify_shard import Finding, ShardTask, check_shard
 from pipelines.manifest_io import FAILURES_NAME, MANIFEST_NAME, SHARDS_PREFIX, read_failures, read_manifest
+from pipelines.shard_index import names_beside
 from pipelines.storage import Storage, open_storage
 from vamba.data.manifest import Manifest
 
@@ -85,7 +86,7 @@ def _listing(manifest: Manifest, sizes: dict[str, int]) -> Iterator[Finding]:
     listed = {shard.name for shard in manifest.shards}
     for name in sorted(listed - set(sizes)):
         yield _finding(name, "missing", "the manifest lists it, but the file is not there")
-    for name in sorted(set(sizes) - listed):
+    for name in sorted(set(sizes) - names_beside(listed)):
         yield _finding(name, "unlisted", "the file is there, but the manifest does not list it: nothing reads it")
 
 

@@ -1,6 +1,6 @@
 """A loaded model that looks at a video once and answers any number of questions about it.
 
-    JPEG frames ──decode, lay out (a piece at a time)──> patches ──encode──> VideoMemory ──generate──> text
+    stored frames ──decode, lay out (a piece at a time)──> patches ──encode──> VideoMemory ──generate──> text
 
 Used by `vamba evaluate` in this process, by its Ray replicas, and by `vamba ask`. A video goes through in pieces, so
 neither the pixels nor the patches of an hour are ever in memory at once.
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vamba.data.frames import FrameProcessing
+    from vamba.data.stored_frames import StoredFrames
 
 _CHUNK_FRAMES = 64
 
@@ -60,8 +61,8 @@ class Answerer:
             directory, dtype=dtype, device_map=self.device, backends=backends
         )
 
-    def answer(self, frames: Sequence[bytes], questions: Sequence[str], *, max_new_tokens: int) -> Reply:
-        """Show the video once and ask everything. `frames` are JPEG files in presentation order."""
+    def answer(self, frames: StoredFrames, questions: Sequence[str], *, max_new_tokens: int) -> Reply:
+        """Show the video once and ask everything."""
         import torch
 
         from vamba.data.text import encode_prompt
@@ -86,23 +87,23 @@ class Answerer:
 
 
 def video_pieces(
-    frames: Sequence[bytes], processing: FrameProcessing, device: str = "cpu"
+    frames: StoredFrames, processing: FrameProcessing, device: str = "cpu"
 ) -> Iterator[tuple[Tensor, tuple[int, int, int]]]:
     """Consecutive (uint8[P, C] patches on `device`, (t, h, w) grid) of a video. An odd last frame is left out.
 
-    The decoded frames are what is copied to the device; it resizes them. Raises ValueError for a frame that is no JPEG,
-    or differs in size from those before it.
+    The decoded frames are what is copied to the device; it resizes them. Raises ValueError for a frame that can't be
+    decoded, or differs in size from those before it.
     """
     import torch
 
-    from vamba.data.frames import decode_jpegs, frames_to_patches
+    from vamba.data.frames import frames_to_patches
 
     step = processing.temporal_patch_size
-    usable = frames[: len(frames) - len(frames) % step] or frames
+    usable = range(len(frames) - len(frames) % step or len(frames))
     piece = max(_CHUNK_FRAMES - _CHUNK_FRAMES % step, step)
     size: tuple[int, ...] | None = None
     for start in range(0, len(usable), piece):
-        pixels = decode_jpegs(usable[start : start + piece])
+        pixels = frames.decode(usable[start : start + piece])
         height, width = pixels.shape[1:3]
         if size not in (None, (width, height)):
             raise ValueError(f"the frames change size at frame {start}: {(width, height)} pixels after {size}")

@@ -81,7 +81,7 @@ def plan_ask(config: AskConfig) -> PlannedVideo:
     settings = IngestConfig(sources=(str(path),), out="-", sampling=config.sampling, frames=config.frames)
     source = VideoSource(id="video", uri=str(path), size_bytes=-1, mtime_ns=0, split="test", conversations=())
     try:
-        return plan_video(source, probe_video(str(path)), settings)
+        return plan_video(source, probe_video(source.location), settings)
     except IngestError as error:
         raise UnreadableVideoError(f"{path} can't be read as a video ({error.error_class}): {error.message}") from error
 
@@ -93,6 +93,7 @@ def ask(config: AskConfig, progress: Callable[[int, int], None] | None = None) -
     """
     from pipelines.evaluation.answering import Answerer
     from pipelines.registry.models import resolve_model
+    from vamba.data.stored_frames import JpegFrames
 
     model = resolve_model(config.model)
     started = time.monotonic()
@@ -101,7 +102,7 @@ def ask(config: AskConfig, progress: Callable[[int, int], None] | None = None) -
     decoded = time.monotonic()
     answerer = Answerer(model.directory, device=config.device, backends=config.backends)
     loaded = time.monotonic()
-    reply = answerer.answer(frames, [config.question], max_new_tokens=config.max_new_tokens)
+    reply = answerer.answer(JpegFrames(frames), [config.question], max_new_tokens=config.max_new_tokens)
     return AskReply(
         text=reply.texts[0],
         video=config.video,
@@ -123,12 +124,15 @@ def requests_of(planned: PlannedVideo, jpeg_quality: int) -> list[DecodeRequest]
 
     return [
         DecodeRequest(
-            uri=planned.source.uri,
+            uri=planned.source.location.uri,
+            offset_bytes=planned.source.location.offset_bytes,
+            length_bytes=planned.source.location.length_bytes,
             codec=planned.codec,
             stream_index=planned.stream_index,
             key_pts=segment.key_pts,
             key_dts=segment.key_dts,
             target_pts=segment.target_pts,
+            seeks=segment.seeks,
             width=planned.width,
             height=planned.height,
             orientation=planned.orientation,

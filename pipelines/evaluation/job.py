@@ -29,6 +29,7 @@ from pipelines.evaluation.result import (
 from pipelines.evaluation.results import Answer, AnswerLog, length_label, length_labels, tally, tally_by
 from pipelines.evaluation.tracking import log_result
 from pipelines.storage import open_storage
+from vamba.data.stored_frames import stored_frames
 
 _QUESTION_COST_FRAMES = 8
 
@@ -124,7 +125,7 @@ def show(answerer: Answerer, config: EvaluationConfig, showing: Showing) -> Repl
     try:
         sample = read_sample(open_storage(config.data), showing.row)
         questions = [question.text for question in showing.questions]
-        return answerer.answer(sample.frames, questions, max_new_tokens=config.max_new_tokens)
+        return answerer.answer(stored_frames(sample), questions, max_new_tokens=config.max_new_tokens)
     except UNREADABLE as error:
         return broken_video(showing.row, len(showing.questions), error)
 

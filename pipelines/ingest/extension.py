@@ -51,8 +51,7 @@ class Work:
 
 def work_key(config: IngestConfig, identities: Iterable[tuple[Any, ...]], base_digest: str | None) -> str:
     """The name of the work area of some sources; `identities` as the store gives them."""
-    # Segments depend on segment_cost_s, though the dataset does not.
-    state = hashlib.sha256(json.dumps(["batches", config.digest, config.segment_cost_s, base_digest]).encode())
+    state = hashlib.sha256(json.dumps(["batches", config.work_digest, base_digest]).encode())
     for identity in identities:
         state.update(json.dumps(identity).encode())
     return "sha256:" + state.hexdigest()

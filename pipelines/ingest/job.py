@@ -13,18 +13,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 
 from pipelines.ingest.batches import Position, next_position, shards_of_batch, take_batch
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.extension import Request, Work, find_work, is_current, work_key
+from pipelines.ingest.limits import sequential_costs_s
 from pipelines.ingest.lock import LOCK_NAME, check_free, destination_lock
 from pipelines.ingest.plan import group_by_cost
 from pipelines.ingest.progress import IngestStatus, Progress, TextProgress
 from pipelines.ingest.publish import Published, current, publish
-from pipelines.ingest.reproduce import FIRST_VIDEO_STREAM, ffmpeg_command
 from pipelines.ingest.rows import SOURCE_SCHEMA, TASK_SCHEMA, probed_from_table, source_row
 from pipelines.ingest.sources import FoundSources, SourceCounts, find_sources
 from pipelines.ingest.stages import bind, decode_task, probe_task, run_stage
@@ -203,16 +203,10 @@ def _probe(config: IngestConfig, taken: Sequence[StoredSource], tracker: Tracker
         tracker.probed(results)
         if tasks:
             for table in run_stage(tasks, bind(probe_task, config=config)):
-                probed = [_with_command(item) for item in probed_from_table(table)]
+                probed = probed_from_table(table)
                 results += probed
                 tracker.probed(probed)
     return sorted(results, key=lambda item: item.id if isinstance(item, Failure) else item.source.id)
-
-
-def _with_command(item: PlannedVideo | Failure) -> PlannedVideo | Failure:
-    if isinstance(item, PlannedVideo):
-        return item
-    return replace(item, command=ffmpeg_command(item.source_uri, FIRST_VIDEO_STREAM))
 
 
 def _decode(
@@ -265,9 +259,22 @@ def _decode_tasks(
         todo = [(video, segment) for video in shard.videos for segment in video.segments if segment.name not in done]
         if not todo:
             pack_only.append({"segments": [], "shards": [{"name": shard.name, "num_segments": shard.num_segments}]})
+        sequential_s = {
+            segment.name: cost_s
+            for video in shard.videos
+            for segment, cost_s in zip(video.segments, sequential_costs_s(video), strict=True)
+        }
         for video, segment in todo:
-            common = {"uri": video.source.uri, "codec": video.codec, "stream_index": video.stream_index}
-            size = {"width": video.width, "height": video.height, "orientation": video.orientation}
+            size = {
+                "width": video.width,
+                "height": video.height,
+                "orientation": video.orientation,
+                "store": video.store,
+            }
+            common = {"codec": video.codec, "stream_index": video.stream_index, "source_uri": video.source.uri}
+            common |= {"media": video.source.media, "is_damaged": "partial" in video.probe}
+            common |= asdict(video.source.location)
+            common["sequential_cost_s"] = sequential_s[segment.name]
             segments.append({"shard": shard.name, **common, **size, "segment": asdict(segment)})
             costs.append(segment.cost_s)
     counts = {shard.name: shard.num_segments for shard in shards}

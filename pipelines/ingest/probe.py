@@ -1,19 +1,14 @@
 """Looks into one video without decoding it: packets, times, keyframes, size, rotation, sound.
 
-Data: path → sniffed head → sha256 of the bytes → demuxed packet index → one decoded keyframe (for what only a frame
-tells: orientation) → `ProbedVideo`. What is wrong with the file becomes an `IngestError` with a stable class. Runs in a
-decoder process (see sandbox.py), since damaged files can take the native libraries down.
+Data: location → sniffed head → demuxed packet index → one decoded keyframe (for what only a frame tells: orientation)
+→ sha256 of the bytes → `ProbedVideo`. What is wrong with the file becomes an `IngestError` with a stable class. Runs in
+a decoder process (see sandbox.py), since damaged files can take the native libraries down.
 """
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import os
-import stat
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+from array import array
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -22,78 +17,91 @@ import av
 import numpy as np
 from av.stream import Disposition
 
+from pipelines.ingest.config import Limits
 from pipelines.ingest.container import open_container
+from pipelines.ingest.deinterlace import is_interlaced
+from pipelines.ingest.limits import check_duration, check_pixels
+from pipelines.ingest.opening import SourceFile, checked_source
 from pipelines.ingest.sniff import HEAD_BYTES, foreign_kind, mp4_damage
-from pipelines.ingest.types import IngestError, ProbedVideo
+from pipelines.ingest.tonemap import is_hdr
+from pipelines.ingest.types import IngestError, Location, ProbedVideo
 
+_NO_LIMITS = Limits()
 _TRUNCATION_TOLERANCE_S = 1.0
 _NUM_ORDER_FRAMES = 32  # enough to see whether presentation times go backwards
-_HASH_BLOCK_BYTES = 1 << 20
+
+
+def _integers() -> array[int]:
+    return array("q")
 
 
 @dataclass(slots=True)
 class _PacketIndex:
-    pts: list[int] = field(default_factory=list)
-    dts: list[int] = field(default_factory=list)
-    is_key: list[bool] = field(default_factory=list)
-    is_shown: list[bool] = field(default_factory=list)
-    durations: list[int] = field(default_factory=list)
+    """Compact, since ten hours of 60 frames a second are two million packets."""
+
+    pts: array[int] = field(default_factory=_integers)
+    dts: array[int] = field(default_factory=_integers)
+    is_key: bytearray = field(default_factory=bytearray)
+    is_shown: bytearray = field(default_factory=bytearray)
+    durations: array[int] = field(default_factory=_integers)
     num_without_pts: int = 0
     corrupt: set[int] = field(default_factory=set)  # positions
 
 
-def probe_video(path: str) -> ProbedVideo:
-    """Probes the file at `path`.
+@dataclass(slots=True)
+class _Damage:
+    """Raises what is wrong with a file, or notes it where a part of the file is worth keeping."""
+
+    is_kept: bool
+    first: IngestError | None = None
+
+    def report(self, error_class: str, message: str) -> None:
+        error = IngestError(error_class, message)
+        if not self.is_kept:
+            raise error
+        self.first = self.first or error
+
+
+def probe_video(source: Location | str, limits: Limits = _NO_LIMITS, *, keep_damaged: bool = False) -> ProbedVideo:
+    """Probes the bytes at `source`: a location, or the path or URI of a whole file.
+
+    With `keep_damaged`, a file that was cut or is damaged inside is probed as far as it goes, and the result says what
+    is wrong with it.
 
     Raises:
-        IngestError: with class "not_found", "permission_denied", "io_error", "empty", "not_a_video", "no_video_stream",
-            "truncated", "corrupt", "no_timestamps" or "unsupported".
+        IngestError: with class "not_found", "permission_denied", "unreachable", "io_error", "empty", "not_a_video",
+            "no_video_stream", "truncated", "corrupt", "no_timestamps", "unsupported" or "too_long".
     """
-    with _file_errors(path):
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise IngestError("not_a_video", "it is a folder, a pipe or a device, not a file")
-        size_bytes = status.st_size
-        if size_bytes == 0:
-            raise IngestError("empty", "the file has no bytes")
-        with open(path, "rb") as file:
-            head = file.read(HEAD_BYTES)
-            kind = foreign_kind(head)
-            if kind is not None:
-                raise IngestError("not_a_video", f"the file is {kind}, whatever its name says")
-            damage = mp4_damage(file, size_bytes)
-            if damage is not None:
-                raise IngestError("truncated", damage)
-            digest = _hash(file)
-        return _probe_media(path, digest)
+    location = Location(uri=source) if isinstance(source, str) else source
+    with checked_source(location, hashing=True) as file:
+        kind = foreign_kind(file.read(HEAD_BYTES))
+        if kind is not None:
+            raise IngestError("not_a_video", f"the file is {kind}, whatever its name says")
+        damage = _Damage(keep_damaged)
+        if cut := mp4_damage(file, file.size_bytes):
+            damage.report("truncated", cut)
+        try:
+            return _probe_media(file, limits, damage)
+        except av.error.MemoryError as error:
+            raise MemoryError from error
+        except av.error.FFmpegError as error:
+            if damage.first is not None:
+                raise damage.first from error
+            raise IngestError("corrupt", f"ffmpeg cannot read it: {error.strerror or error}") from error
 
 
-@contextmanager
-def _file_errors(path: str) -> Iterator[None]:
-    try:
-        yield
-    except av.error.FFmpegError as error:
-        raise IngestError("corrupt", f"ffmpeg cannot read it: {error.strerror or error}") from error
-    except FileNotFoundError as error:
-        raise IngestError("not_found", f"there is no file at {path}") from error
-    except PermissionError as error:
-        raise IngestError("permission_denied", "the file may not be read by this user") from error
-    except OSError as error:
-        raise IngestError("io_error", f"reading failed: {error.strerror or error}") from error
+def probe_damaged_video(location: Location, limits: Limits) -> ProbedVideo:
+    """`probe_video` with `keep_damaged`."""
+    return probe_video(location, limits, keep_damaged=True)
 
 
-def _hash(file: Any) -> str:
-    file.seek(0)
-    state = hashlib.sha256()
-    while block := file.read(_HASH_BLOCK_BYTES):
-        state.update(block)
-    return "sha256:" + state.hexdigest()
-
-
-def _probe_media(path: str, digest: str) -> ProbedVideo:
-    with open_container(path) as container:
+def _probe_media(file: SourceFile, limits: Limits, damage: _Damage) -> ProbedVideo:
+    with open_container(file, limits.max_pixels) as container:
         stream = video_stream(container)
-        index = _index_packets(container, stream)
+        check_pixels(stream.codec_context.width, stream.codec_context.height, limits.max_pixels)
+        check_duration((container.duration or 0) / 1_000_000, limits)
+        first_frames = _FirstFrames(stream.codec_context, container.format.name)
+        index = _index_packets(container, stream, first_frames)
         has_audio = bool(container.streams.audio)
         header_frames, average_fps = stream.frames, stream.average_rate or Fraction(0)
         if not index.pts:
@@ -101,25 +109,25 @@ def _probe_media(path: str, digest: str) -> ProbedVideo:
                 raise IngestError("no_timestamps", "its packets carry no presentation times; remux it (to MP4 or MKV)")
             raise IngestError("no_video_stream", "it declares a video stream but holds no video packets")
         if index.corrupt == {len(index.pts) - 1}:
-            raise IngestError("truncated", "its last packet is incomplete: it was cut")
-        if index.corrupt:
-            raise IngestError("corrupt", f"{len(index.corrupt)} packets are incomplete: the file is damaged or was cut")
+            damage.report("truncated", "its last packet is incomplete: it was cut")
+        elif index.corrupt:
+            damage.report("corrupt", f"{len(index.corrupt)} packets are incomplete: the file is damaged or was cut")
         if header_frames > len(index.pts) + index.num_without_pts + 1:
             missing = f"its header announces {header_frames} frames, {len(index.pts)} are there: it was cut"
-            raise IngestError("truncated", missing)
+            damage.report("truncated", missing)
         shown = _shown(index)
         if not shown.any():
             raise IngestError("corrupt", "it has no keyframe to start decoding from")
-        _check_length(path, container, stream, _end_pts(index, np.ones_like(shown)))
+        _check_length(file, container, stream, _end_pts(index, np.ones_like(shown)), damage)
         details = (container.format.name, stream.index, stream.time_base, stream.codec_context)
         container_name, stream_index, time_base, context = details
         pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
-    frames = _first_frames(path, stream_index, _NUM_ORDER_FRAMES if container_name == "avi" else 1)
+    frames = first_frames.decoded()
     if any(later.pts <= earlier.pts for earlier, later in zip(frames, frames[1:], strict=False)):
         message = "an AVI file with B-frames keeps no presentation times; re-encode it, e.g. to H.264 in MP4"
         raise IngestError("no_timestamps", message)
     return ProbedVideo(
-        digest=digest,
+        digest="sha256:" + file.sha256(),
         container=container_name,
         codec=context.name,
         stream_index=stream_index,
@@ -129,12 +137,16 @@ def _probe_media(path: str, digest: str) -> ProbedVideo:
         pixel_aspect=pixel_aspect if pixel_aspect > 0 else Fraction(1),
         orientation=_orientation(frames[0]),
         average_fps=average_fps,
+        pixel_format=frames[0].format.name,
+        is_hdr=is_hdr(frames[0]),
+        is_interlaced=is_interlaced(frames[0], context.name),
         has_audio=has_audio,
         pts=np.asarray(index.pts, np.int64),
         dts=np.asarray(index.dts, np.int64),
-        is_key=np.asarray(index.is_key, bool),
+        is_key=np.frombuffer(index.is_key, bool),
         is_shown=shown,
         end_pts=_end_pts(index, shown),
+        damage=damage.first,
     )
 
 
@@ -157,12 +169,44 @@ def video_stream(container: Any) -> Any:
     return film
 
 
-def _index_packets(container: Any, stream: Any) -> _PacketIndex:
+class _FirstFrames:
+    """Decodes the first frames while the packets are indexed, in the order that the decoder presents them.
+
+    Opening the file again for them would read its index again, which is large in a long one.
+    """
+
+    def __init__(self, context: Any, container_name: str) -> None:
+        context.thread_type, context.thread_count = "NONE", 1
+        self._context = context
+        self._num_wanted = _NUM_ORDER_FRAMES if container_name == "avi" else 1
+        self._frames: list[Any] = []
+        self._error: av.error.FFmpegError | None = None
+
+    def feed(self, packet: Any) -> None:
+        """A packet of the stream, None at its end."""
+        if len(self._frames) >= self._num_wanted or self._error is not None:
+            return
+        try:
+            self._frames += self._context.decode(packet)
+        except av.error.FFmpegError as error:
+            self._error = error
+
+    def decoded(self) -> list[Any]:
+        """At least one. Raises what the decoder raised, or IngestError "corrupt" if it gave none."""
+        if self._error is not None:
+            raise self._error
+        if not self._frames:
+            raise IngestError("corrupt", "no frame of it can be decoded")
+        return self._frames[: self._num_wanted]
+
+
+def _index_packets(container: Any, stream: Any, first_frames: _FirstFrames) -> _PacketIndex:
     index = _PacketIndex()
     is_vp8 = stream.codec_context.name == "vp8"
     for packet in container.demux(stream):
         if packet.size == 0:
             continue
+        first_frames.feed(packet)
         if packet.pts is None:
             index.num_without_pts += 1
             continue
@@ -174,13 +218,14 @@ def _index_packets(container: Any, stream: Any) -> _PacketIndex:
         invisible = is_vp8 and not memoryview(packet)[0] & 0x10  # an alternate reference: decoded, never shown
         index.is_shown.append(not packet.is_discard and not invisible)
         index.durations.append(packet.duration or 0)
+    first_frames.feed(None)
     return index
 
 
 def _shown(index: _PacketIndex) -> np.ndarray:
     """Which packets give a frame: not those before the first keyframe, nor the pictures that lead it."""
-    shown = np.asarray(index.is_shown, bool)
-    keys = np.flatnonzero(index.is_key)
+    shown = np.array(index.is_shown, np.uint8).astype(bool)
+    keys = np.flatnonzero(np.frombuffer(index.is_key, np.uint8))
     if not len(keys):
         return np.zeros_like(shown)
     shown[: keys[0]] = False
@@ -189,13 +234,17 @@ def _shown(index: _PacketIndex) -> np.ndarray:
 
 def _end_pts(index: _PacketIndex, counted: np.ndarray) -> int:
     """When the last of the counted packets leaves the screen; an edit list hides what comes after its end."""
-    last = max(np.flatnonzero(counted).tolist(), key=index.pts.__getitem__)
-    ordered = sorted(index.pts)
-    steps = sorted(later - earlier for earlier, later in zip(ordered, ordered[1:], strict=False))
-    return index.pts[last] + (index.durations[last] or (steps[len(steps) // 2] if steps else 1))
+    pts = np.asarray(index.pts)
+    candidates = np.flatnonzero(counted)
+    last = int(candidates[np.argmax(pts[candidates])])
+    duration = index.durations[last]
+    if not duration:
+        steps = np.sort(np.diff(np.sort(pts)))
+        duration = int(steps[len(steps) // 2]) if len(steps) else 1
+    return index.pts[last] + duration
 
 
-def _check_length(path: str, container: Any, stream: Any, end_pts: int) -> None:
+def _check_length(file: SourceFile, container: Any, stream: Any, end_pts: int, damage: _Damage) -> None:
     """Compares the header's duration with the packets of containers that keep one."""
     if container.format.name not in ("matroska,webm", "flv", "avi") or not container.duration:
         return
@@ -203,26 +252,15 @@ def _check_length(path: str, container: Any, stream: Any, end_pts: int) -> None:
     tolerance_s = max(_TRUNCATION_TOLERANCE_S, 0.02 * announced_s)
     if announced_s - float(end_pts * stream.time_base) <= tolerance_s:
         return
-    with open_container(path) as again:  # the sound may be the longer part
+    with open_container(file) as again:  # the sound may be the longer part
         last_s = max(
             (float((packet.pts + (packet.duration or 0)) * packet.time_base) for packet in again.demux() if packet.pts),
             default=0.0,
         )
     if announced_s - last_s > tolerance_s:
-        raise IngestError(
+        damage.report(
             "truncated", f"its header announces {announced_s:.1f} s, its packets end at {last_s:.1f} s: it was cut"
         )
-
-
-def _first_frames(path: str, stream_index: int, num_frames: int) -> list[Any]:
-    """The first frames, decoded, in the order that the decoder presents them: at least one."""
-    with open_container(path) as container:
-        stream = container.streams[stream_index]
-        stream.codec_context.thread_count = 1
-        frames: list[Any] = list(itertools.islice(container.decode(stream), num_frames))
-    if not frames:
-        raise IngestError("corrupt", "no frame of it can be decoded")
-    return frames
 
 
 def _orientation(frame: Any) -> str:

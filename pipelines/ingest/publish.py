@@ -31,6 +31,7 @@ from pipelines.manifest_tables import (
     write_inputs,
     write_manifest_table,
 )
+from pipelines.shard_index import names_beside
 from vamba.data.manifest import Manifest, ShardRow
 
 
@@ -148,8 +149,8 @@ def _kept_failures(out: str, work: Work) -> Iterator[pa.Table]:
 
 
 def _remove_unlisted(staging: Staging, manifest: Manifest, lease: Lease) -> None:
-    """Removes shards of an earlier plan, from before a source changed."""
-    listed = {shard.name for shard in manifest.shards}
+    """Removes shards and indexes of an earlier plan, from before a source changed."""
+    listed = names_beside(shard.name for shard in manifest.shards)
     for entry in staging.storage.list(SHARDS_PREFIX):
         if entry.path.rpartition("/")[2] not in listed:
             lease.confirm()

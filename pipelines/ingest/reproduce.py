@@ -9,13 +9,28 @@ from __future__ import annotations
 import shlex
 from urllib.parse import urlsplit, urlunsplit
 
+from pipelines.ingest.types import Location
+
 FIRST_VIDEO_STREAM = "v:0"  # for a file of which no stream was chosen, because probing failed
 _BLOT = "REDACTED"
 
 
-def ffmpeg_command(uri: str, stream: int | str) -> str:
-    """The command for one stream of a file: an index, or ffmpeg's name of the stream."""
-    return shlex.join(["ffmpeg", "-v", "error", "-i", redacted(uri), "-map", f"0:{stream}", "-f", "null", "-"])
+def ffmpeg_command(source: Location, stream: int | str) -> str:
+    """The command for one stream of a source: an index, or ffmpeg's name of the stream."""
+    uri = redacted(source.uri)
+    length = source.length_bytes
+    if uri.startswith("s3://"):  # ffmpeg does not speak it
+        parts = [shlex.join(["aws", "s3", "cp", uri, "-"])]
+        if length is not None:
+            parts += [f"tail -c +{source.offset_bytes + 1}", f"head -c {length}"]
+        return " | ".join([*parts, _ffmpeg("-", stream)])
+    if length is not None:
+        uri = f"subfile,,start,{source.offset_bytes},end,{source.offset_bytes + length},,:{uri}"
+    return _ffmpeg(uri, stream)
+
+
+def _ffmpeg(url: str, stream: int | str) -> str:
+    return shlex.join(["ffmpeg", "-v", "error", "-i", url, "-map", f"0:{stream}", "-f", "null", "-"])
 
 
 def redacted(uri: str) -> str:

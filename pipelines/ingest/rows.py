@@ -24,6 +24,7 @@ _STRING, _INT = pa.string(), pa.int64()
 
 SEGMENT_TYPE = pa.struct(
     [("name", _STRING), ("key_pts", _INT), ("key_dts", _INT), ("target_pts", pa.list_(_INT)), ("cost_s", pa.float64())]
+    + [("seeks", pa.list_(pa.list_(_INT)))]
 )
 SOURCE_TYPE = pa.struct(
     [("id", _STRING), ("uri", _STRING), ("size_bytes", _INT), ("mtime_ns", _INT), ("split", _STRING)]
@@ -31,7 +32,14 @@ SOURCE_TYPE = pa.struct(
 )
 VIDEO_TYPE = pa.struct(
     [("source", SOURCE_TYPE), ("digest", _STRING), ("split", _STRING), ("codec", _STRING), ("stream_index", _INT)]
-    + [("time_base", _STRING), ("width", _INT), ("height", _INT), ("orientation", _STRING), ("duration_ns", _INT)]
+    + [
+        ("store", _STRING),
+        ("time_base", _STRING),
+        ("width", _INT),
+        ("height", _INT),
+        ("orientation", _STRING),
+        ("duration_ns", _INT),
+    ]
     + [("timestamps_ns", pa.list_(_INT)), ("probe_json", _STRING), ("segments", pa.list_(SEGMENT_TYPE))]
 )
 FAILURE_TYPE = pa.struct(
@@ -42,8 +50,10 @@ FAILURE_TYPE = pa.struct(
 SOURCE_SCHEMA = pa.schema([("source", SOURCE_TYPE)])
 PROBED_SCHEMA = pa.schema([("video", VIDEO_TYPE), ("failure", FAILURE_TYPE)])
 TASK_SEGMENT_TYPE = pa.struct(
-    [("shard", _STRING), ("uri", _STRING), ("codec", _STRING), ("stream_index", _INT), ("width", _INT)]
-    + [("height", _INT), ("orientation", _STRING), ("segment", SEGMENT_TYPE)]
+    [("shard", _STRING), ("source_uri", _STRING), ("uri", _STRING), ("offset_bytes", _INT), ("length_bytes", _INT)]
+    + [("media", _STRING), ("is_damaged", pa.bool_()), ("codec", _STRING), ("stream_index", _INT)]
+    + [("store", _STRING), ("width", _INT)]
+    + [("height", _INT), ("orientation", _STRING), ("sequential_cost_s", pa.float64()), ("segment", SEGMENT_TYPE)]
 )
 TASK_SHARD_TYPE = pa.struct([("name", _STRING), ("num_segments", _INT)])
 TASK_SCHEMA = pa.schema([("segments", pa.list_(TASK_SEGMENT_TYPE)), ("shards", pa.list_(TASK_SHARD_TYPE))])
@@ -88,6 +98,7 @@ def video_row(video: PlannedVideo) -> dict[str, Any]:
         "split": video.split,
         "codec": video.codec,
         "stream_index": video.stream_index,
+        "store": video.store,
         "time_base": str(video.time_base),
         "width": video.width,
         "height": video.height,
@@ -112,7 +123,8 @@ def video_from_row(row: Mapping[str, Any]) -> PlannedVideo:
 
 def segment_from_row(row: Mapping[str, Any]) -> Segment:
     """A segment from a value of SEGMENT_TYPE."""
-    return Segment(**{**row, "target_pts": tuple(row["target_pts"])})
+    seeks = tuple((pts, dts) for pts, dts in row["seeks"])
+    return Segment(**{**row, "target_pts": tuple(row["target_pts"]), "seeks": seeks})
 
 
 def probed_table(results: Iterable[PlannedVideo | Failure]) -> pa.Table:

@@ -2,8 +2,11 @@
 
 A Ray worker keeps one child and sends it one request at a time over a pipe; starting it costs 0.3 s once. While it
 waits, the worker watches the clock and the child's memory, and ends the child with SIGKILL when either passes its
-limit: a decoder that hangs in native code heeds nothing else. The child leaves by itself when its pipe closes, and,
-should its worker be killed during a hang, when its own alarm rings.
+limit: a decoder that hangs in native code heeds nothing else. The child leaves by itself when its pipe closes or its
+worker dies, and, where the kernel does not tell it of that, when its own alarm rings.
+
+Bytes of remote objects are requested by the worker, of the one location that the request is about, and passed over the
+pipe: the child needs no credentials and gets none. Time spent on that does not count against the limit.
 """
 
 from __future__ import annotations
@@ -13,36 +16,59 @@ import os
 import pickle
 import select
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from typing import Any
 
-from pipelines.ingest.types import DecodeRequest, IngestError, ProbedVideo
+from pipelines.ingest.config import Limits
+from pipelines.ingest.ranges import MAX_RUN_BYTES
+from pipelines.ingest.remote import Ranges, RemoteRanges
+from pipelines.ingest.types import DecodeRequest, IngestError, Location, ProbedImage, ProbedVideo
+from pipelines.ingest.wire import LENGTH, answer_from, framed
 
-LENGTH = struct.Struct("<Q")
 _POLL_S = 0.5
+_KEPT_VARIABLES = {"PATH", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONUTF8", "VIRTUAL_ENV"}
 _MESSAGE_CHARS = 300
 
 
 class DecoderProcess:
     """A child process that probes and decodes. Not for use by several threads at once."""
 
-    def __init__(self, *, max_rss_bytes: int) -> None:
+    def __init__(self, *, max_rss_bytes: int, ranges: Ranges | None = None) -> None:
         self._max_rss_bytes = max_rss_bytes
+        self._ranges = ranges or RemoteRanges()
         self._child: subprocess.Popen[bytes] | None = None
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the object
 
-    def probe(self, path: str, *, limit_s: float) -> ProbedVideo:
+    def probe(self, location: Location, limits: Limits, *, limit_s: float, keep_damaged: bool = False) -> ProbedVideo:
         """See `probe.probe_video`. Raises IngestError, also "decoder_timeout", "decoder_crash", "decoder_memory"."""
-        result: ProbedVideo = self._call(("probe", path), limit_s)
+        result: ProbedVideo = self._call(
+            "probe_damaged" if keep_damaged else "probe", (location, limits), location, limit_s
+        )
+        return result
+
+    def probe_image(self, location: Location, max_pixels: int, *, limit_s: float) -> ProbedImage:
+        """See `images.probe_image`. Raises IngestError as `probe` does."""
+        result: ProbedImage = self._call("probe_image", (location, max_pixels), location, limit_s)
         return result
 
     def decode(self, request: DecodeRequest, *, limit_s: float, sequentially: bool = False) -> list[bytes]:
         """See `decode.decode_segment` and `decode_sequentially`. Raises IngestError as `probe` does."""
-        result: list[bytes] = self._call(("decode_sequentially" if sequentially else "decode", request), limit_s)
+        handler = "decode_sequentially" if sequentially else "decode"
+        result: list[bytes] = self._call(handler, (request,), request.location, limit_s)
+        return result
+
+    def salvage(self, request: DecodeRequest, *, limit_s: float) -> list[bytes | None]:
+        """See `salvage.salvage_segment`. Raises IngestError as `probe` does."""
+        result: list[bytes | None] = self._call("salvage", (request,), request.location, limit_s)
+        return result
+
+    def decode_image(self, request: DecodeRequest, *, limit_s: float) -> list[bytes]:
+        """See `images.decode_image`. Raises IngestError as `probe` does."""
+        result: list[bytes] = self._call("decode_image", (request,), request.location, limit_s)
         return result
 
     def close(self) -> None:
@@ -56,41 +82,66 @@ class DecoderProcess:
                     with contextlib.suppress(OSError):
                         pipe.close()
 
-    def _call(self, request: tuple[str, Any], limit_s: float) -> Any:
+    def _call(self, handler: str, arguments: tuple[Any, ...], location: Location, limit_s: float) -> Any:
         child = self._running_child()
-        assert child.stdin is not None and child.stdout is not None
-        payload = pickle.dumps((*request, limit_s))
+        watch = _Watch(limit_s)
         try:
-            child.stdin.write(LENGTH.pack(len(payload)) + payload)
-            child.stdin.flush()
-            deadline = time.monotonic() + limit_s
-            (length,) = LENGTH.unpack(self._read(child, LENGTH.size, deadline, limit_s))
-            succeeded, result = pickle.loads(self._read(child, length, deadline, limit_s))
+            self._send(child, (handler, arguments, limit_s))
+            while True:
+                kind, *values = self._receive(child, watch)
+                if kind not in ("size", "read"):
+                    break
+                with watch.paused():
+                    self._send(child, self._ranged(location, kind, values))
         except (BrokenPipeError, EOFError):
             raise self._death(child) from None
+        except pickle.UnpicklingError as error:
+            self.close()
+            raise IngestError("decoder_crash", f"the decoder process gave no proper answer: {error}") from error
         except IngestError:
             self.close()
             raise
-        if not succeeded:
-            raise result
-        return result
+        if kind == "error":
+            raise values[0]
+        return values[0]
+
+    def _ranged(self, location: Location, kind: str, values: list[Any]) -> tuple[bool, Any]:
+        """What the child asks of a remote object; it may ask of this one only."""
+        try:
+            if kind == "size":
+                return True, self._ranges.size(location.uri)
+            offset, length = values
+            end = sys.maxsize if location.length_bytes is None else location.offset_bytes + location.length_bytes
+            if not (location.offset_bytes <= offset and 0 < length <= MAX_RUN_BYTES and offset + length <= end):
+                raise IngestError("decoder_crash", f"it asked for {length} bytes at {offset}, outside its source")
+            return True, self._ranges.read(location.uri, offset, length)
+        except IngestError as error:
+            return False, error
+
+    def _send(self, child: subprocess.Popen[bytes], value: Any) -> None:
+        assert child.stdin is not None
+        child.stdin.write(framed(value))
+        child.stdin.flush()
+
+    def _receive(self, child: subprocess.Popen[bytes], watch: _Watch) -> Any:
+        (length,) = LENGTH.unpack(self._read(child, LENGTH.size, watch))
+        return answer_from(self._read(child, length, watch))
 
     def _running_child(self) -> subprocess.Popen[bytes]:
         if self._child is None or self._child.poll() is not None:
             self.close()
             self._log.seek(0)
             self._log.truncate()
-            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "pipelines.ingest.sandbox_child"],
+                [sys.executable, "-m", "pipelines.ingest.sandbox_child", str(self._max_rss_bytes)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
-                env=environment,
+                env=_environment(),
             )
         return self._child
 
-    def _read(self, child: subprocess.Popen[bytes], length: int, deadline: float, limit_s: float) -> bytes:
+    def _read(self, child: subprocess.Popen[bytes], length: int, watch: _Watch) -> bytes:
         assert child.stdout is not None
         descriptor = child.stdout.fileno()
         data = bytearray()
@@ -102,8 +153,10 @@ class DecoderProcess:
                     raise EOFError
                 data += part
                 continue
-            if time.monotonic() > deadline:
-                raise IngestError("decoder_timeout", f"the decoder gave no answer within {limit_s:.0f} s and was ended")
+            if watch.is_over():
+                raise IngestError(
+                    "decoder_timeout", f"the decoder gave no answer within {watch.limit_s:.0f} s and was ended"
+                )
             rss_bytes = _rss_bytes(child.pid)
             if rss_bytes > self._max_rss_bytes:
                 used, limit = rss_bytes // 1024**2, self._max_rss_bytes // 1024**2
@@ -119,6 +172,30 @@ class DecoderProcess:
         return IngestError(
             "decoder_crash", f"the decoder process ended {how}" + (f": {last_words}" if last_words else "")
         )
+
+
+def _environment() -> dict[str, str]:
+    """What the child needs to run, and nothing that may be a secret."""
+    kept = {name: value for name, value in os.environ.items() if name in _KEPT_VARIABLES or name.startswith("LC_")}
+    return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+
+
+class _Watch:
+    """The time that a request may still take."""
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s
+        self._deadline_s = time.monotonic() + limit_s
+
+    def is_over(self) -> bool:
+        return time.monotonic() > self._deadline_s
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside does not count."""
+        started_s = time.monotonic()
+        yield
+        self._deadline_s += time.monotonic() - started_s
 
 
 def _rss_bytes(pid: int) -> int:

@@ -1,54 +1,123 @@
-"""The child of sandbox.py: reads requests from stdin, answers on stdout, ends when stdin closes.
+"""The child of sandbox.py: reads requests from its worker, answers them, ends when the pipe closes or the worker dies.
 
-An answer is `(True, result)` or `(False, IngestError)`. Everything else that libraries print goes to stderr, so that it
-cannot mix with the answers. Imports av, numpy and simplejpeg, nothing heavier.
+What both say to each other is in wire.py; while a request is served, the child may ask for bytes of the remote object
+that it is about. Everything else that libraries print goes to stderr, so that it cannot mix with the answers. Imports
+av, numpy and simplejpeg, and Pillow with the first image; nothing heavier.
 """
 
 from __future__ import annotations
 
+import ctypes
+import math
 import os
 import pickle
+import pkgutil
+import resource
 import signal
 import sys
+import time
 from typing import Any, BinaryIO
 
-from pipelines.ingest import decode, probe
-from pipelines.ingest.sandbox import LENGTH
+from pipelines.ingest import opening
 from pipelines.ingest.types import IngestError
+from pipelines.ingest.wire import LENGTH, framed
 
 ALARM_MARGIN_S = 2.0  # the worker, if it lives, is faster
+_MAX_LOG_BYTES = 1 << 20  # the only file that a decoder may write is the one that its stderr goes to
+_MEMORY_MARGIN_BYTES = 1 << 30  # reserved by libraries and never used
+_PR_SET_PDEATHSIG = 1
 
-_HANDLERS: dict[str, Any] = {
-    "probe": probe.probe_video,
-    "decode": decode.decode_segment,
-    "decode_sequentially": decode.decode_sequentially,
+_HANDLERS = {
+    "probe": "pipelines.ingest.probe.probe_video",
+    "probe_damaged": "pipelines.ingest.probe.probe_damaged_video",
+    "decode": "pipelines.ingest.decode.decode_segment",
+    "decode_sequentially": "pipelines.ingest.decode.decode_sequentially",
+    "salvage": "pipelines.ingest.salvage.salvage_segment",
+    "probe_image": "pipelines.ingest.images.probe_image",
+    "decode_image": "pipelines.ingest.images.decode_image",
 }
 
 
 def main() -> None:
-    """Serves requests until stdin ends."""
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    requests = sys.stdin.buffer
-    while header := requests.read(LENGTH.size):
-        kind, argument, limit_s = pickle.loads(requests.read(LENGTH.unpack(header)[0]))
+    """Serves requests until the worker is gone."""
+    _confine(max_rss_bytes=int(sys.argv[1]) if len(sys.argv) > 1 else None)
+    worker = _Worker()
+    opening.use_ranges(worker)
+    while (request := worker.receive()) is not None:
+        handler, arguments, limit_s = request
         # With no handler set, the kernel ends this process, whatever native code is doing.
         signal.setitimer(signal.ITIMER_REAL, limit_s + ALARM_MARGIN_S)
-        _answer(answers, kind, argument)
+        cpu_s = math.ceil(time.process_time() + limit_s + ALARM_MARGIN_S)
+        resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, resource.RLIM_INFINITY))
+        answer = _answer(handler, arguments)
         signal.setitimer(signal.ITIMER_REAL, 0)
+        worker.send(answer)
 
 
-def _answer(answers: BinaryIO, kind: str, argument: Any) -> None:
+def _confine(max_rss_bytes: int | None) -> None:
+    """Takes from this process what decoding does not need."""
+    if max_rss_bytes is not None:  # faster than the worker, which looks now and then
+        limit_bytes = max_rss_bytes + _MEMORY_MARGIN_BYTES
+        resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing on fails instead
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_LOG_BYTES, _MAX_LOG_BYTES))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _answer(handler: str, arguments: tuple[Any, ...]) -> tuple[str, Any]:
     try:
-        answer = (True, _HANDLERS[kind](argument))
+        return "answer", pkgutil.resolve_name(_HANDLERS[handler])(*arguments)
     except IngestError as error:
-        answer = (False, error)
+        return "error", error
+    except MemoryError:
+        return "error", IngestError(
+            "decoder_memory", "the decoder needed more memory than watchdog.max_rss_bytes allows"
+        )
     except Exception as error:  # a file that surprises a library must not look like a crash of the process
-        answer = (False, IngestError("corrupt", f"{type(error).__name__}: {error}"))
-    payload = pickle.dumps(answer, protocol=pickle.HIGHEST_PROTOCOL)
-    answers.write(LENGTH.pack(len(payload)))
-    answers.write(payload)
-    answers.flush()
+        return "error", IngestError("corrupt", f"{type(error).__name__}: {error}")
+
+
+class _Worker:
+    """The other end of the pipes, also as the place where bytes of remote objects come from (`opening.Ranges`)."""
+
+    def __init__(self) -> None:
+        self._requests: BinaryIO = os.fdopen(os.dup(sys.stdin.fileno()), "rb")
+        self._answers: BinaryIO = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+        # Nothing that a library reads or prints may touch the pipes.
+        with open(os.devnull, "rb") as nothing:
+            os.dup2(nothing.fileno(), sys.stdin.fileno())
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    def receive(self) -> Any:
+        """The next message; None when there are no more."""
+        header = self._requests.read(LENGTH.size)
+        return pickle.loads(self._requests.read(LENGTH.unpack(header)[0])) if header else None
+
+    def send(self, message: Any) -> None:
+        self._answers.write(framed(message))
+        self._answers.flush()
+
+    def size(self, uri: str) -> int:
+        """See `remote.Ranges`."""
+        return int(self._ask("size"))
+
+    def read(self, uri: str, offset: int, length: int) -> bytes:
+        """See `remote.Ranges`."""
+        return bytes(self._ask("read", offset, length))
+
+    def _ask(self, *question: Any) -> Any:
+        left_s, _ = signal.setitimer(signal.ITIMER_REAL, 0)  # the time that the network takes does not count
+        self.send(question)
+        reply = self.receive()
+        if reply is None:
+            os._exit(1)  # the worker is gone; an exception would have to pass through ffmpeg
+        signal.setitimer(signal.ITIMER_REAL, left_s)
+        succeeded, value = reply
+        if not succeeded:
+            raise value
+        return value
 
 
 if __name__ == "__main__":

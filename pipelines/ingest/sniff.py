@@ -6,7 +6,8 @@ a user wants to be told "this is a PNG" or "0.4 of 1.2 MB are there".
 
 from __future__ import annotations
 
-from typing import BinaryIO
+from io import RawIOBase
+from typing import IO
 
 HEAD_BYTES = 4096
 
@@ -57,7 +58,7 @@ def _is_text(head: bytes) -> bool:
     return False
 
 
-def mp4_damage(file: BinaryIO, size_bytes: int) -> str | None:
+def mp4_damage(file: IO[bytes] | RawIOBase, size_bytes: int) -> str | None:
     """Why an MP4 or MOV file cannot be whole; None if its boxes add up, or it is of another kind."""
     offset = 0
     has_index = has_media = False

@@ -11,22 +11,30 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from pipelines.ingest.config import IngestConfig
+from pipelines.ingest.limits import time_limit_s
 from pipelines.ingest.pack import pack_if_complete
+from pipelines.ingest.partial import with_damage
 from pipelines.ingest.plan import plan_video
+from pipelines.ingest.plan_image import plan_image
+from pipelines.ingest.reproduce import FIRST_VIDEO_STREAM, ffmpeg_command
 from pipelines.ingest.rows import DECODED_SCHEMA, probed_table, segment_from_row, source_from_row
 from pipelines.ingest.sandbox import DecoderProcess
 from pipelines.ingest.staging import Staging
-from pipelines.ingest.types import DecodeRequest, IngestError, PlannedVideo, ProbedVideo, VideoSource
+from pipelines.ingest.types import DecodeRequest, IngestError, PlannedVideo, ProbedImage, ProbedVideo, VideoSource
 from vamba.data.manifest import Failure
 
 _PROBE_BYTES_PER_S = 5e6  # slowest storage that a probe waits for
 
+_UNREADABLE = {"not_found", "permission_denied", "unreachable"}  # reading again another way cannot help
+
 _decoder: DecoderProcess | None = None
+_Probed = TypeVar("_Probed", ProbedVideo, ProbedImage)
 
 
 def run_stage(tasks: Sequence[pa.Table], work: Callable[[pa.Table], pa.Table]) -> Iterator[pa.Table]:
@@ -60,18 +68,29 @@ def probe_task(table: pa.Table, *, config: IngestConfig) -> pa.Table:
 def _probe(source: VideoSource, config: IngestConfig) -> PlannedVideo | Failure:
     limit_s = config.watchdog.base_s + max(source.size_bytes, 0) / _PROBE_BYTES_PER_S
     try:
-        return plan_video(source, _probe_with_retry(_worker_decoder(config), source.uri, limit_s), config)
+        decoder = _worker_decoder(config)
+        if source.media == "image":
+            picture = _twice_if_it_crashes(
+                lambda: decoder.probe_image(source.location, config.limits.max_pixels, limit_s=limit_s)
+            )
+            return plan_image(source, picture, config)
+        probe = _twice_if_it_crashes(
+            lambda: decoder.probe(source.location, config.limits, limit_s=limit_s, keep_damaged=config.partial)
+        )
+        video = plan_video(source, probe, config)
+        return video if probe.damage is None else with_damage(video, probe.damage)
     except IngestError as error:
-        return _failure("probe", source.id, source.uri, error)
+        failure = _failure("probe", source.id, source.uri, error)
+        return replace(failure, command=ffmpeg_command(source.location, FIRST_VIDEO_STREAM))
 
 
-def _probe_with_retry(decoder: DecoderProcess, uri: str, limit_s: float) -> ProbedVideo:
+def _twice_if_it_crashes(probe: Callable[[], _Probed]) -> _Probed:
     try:
-        return decoder.probe(uri, limit_s=limit_s)
+        return probe()
     except IngestError as error:
         if error.error_class != "decoder_crash":
             raise
-        return decoder.probe(uri, limit_s=limit_s)  # it may have been killed; a file that crashes it does so again
+        return probe()  # the decoder may have been killed; a file that crashes it does so again
 
 
 def decode_task(table: pa.Table, *, config: IngestConfig, staging_key: str, holder: str) -> pa.Table:
@@ -94,35 +113,63 @@ def _decode(item: dict[str, Any], config: IngestConfig, staging: Staging) -> dic
         return row  # this task ran before and its worker was lost
     request = DecodeRequest(
         uri=item["uri"],
+        offset_bytes=item["offset_bytes"],
+        length_bytes=item["length_bytes"],
         codec=item["codec"],
         stream_index=item["stream_index"],
         key_pts=segment.key_pts,
         key_dts=segment.key_dts,
         target_pts=segment.target_pts,
+        seeks=segment.seeks,
         width=item["width"],
         height=item["height"],
         orientation=item["orientation"],
         jpeg_quality=config.frames.jpeg_quality,
+        h264=config.frames.h264_of(item["store"]),
+        max_pixels=config.limits.max_pixels,
     )
-    limit_s = config.watchdog.base_s + config.watchdog.per_cost * segment.cost_s
+    limit_s = time_limit_s(config.watchdog, segment.cost_s)
+    sequential_limit_s = time_limit_s(config.watchdog, item["sequential_cost_s"])
+    decoder = _worker_decoder(config)
+    video_id = segment.name.rpartition(".")[0]
     try:
-        frames = _decode_with_retry(_worker_decoder(config), request, limit_s)
+        if item["is_damaged"]:
+            raise IngestError("corrupt", "the file is damaged")  # so nothing of it is taken unchecked
+        if item["media"] == "image":
+            frames = decoder.decode_image(request, limit_s=limit_s)
+        else:
+            frames = _decode_with_retry(decoder, request, limit_s, sequential_limit_s)
     except IngestError as error:
-        failure = _failure("decode", segment.name.rpartition(".")[0], item["uri"], error)
-        staging.write_segment_failure(item["shard"], segment.name, failure)
-        return {**row, "num_frames": 0, "error_class": error.error_class}
+        failure = _failure("decode", video_id, item["source_uri"], error)
+        if not config.partial or item["media"] == "image" or error.error_class in _UNREADABLE:
+            staging.write_segment_failure(item["shard"], segment.name, failure)
+            return {**row, "num_frames": 0, "error_class": error.error_class}
+        kept = _salvaged(decoder, request, sequential_limit_s)
+        staging.write_partial_segment(item["shard"], segment.name, kept, failure)
+        return {**row, "num_frames": sum(frame is not None for frame in kept)}
     staging.write_segment(item["shard"], segment.name, frames)
     return row
 
 
-def _decode_with_retry(decoder: DecoderProcess, request: DecodeRequest, limit_s: float) -> list[bytes]:
+def _decode_with_retry(
+    decoder: DecoderProcess, request: DecodeRequest, limit_s: float, sequential_limit_s: float
+) -> list[bytes]:
     try:
         return decoder.decode(request, limit_s=limit_s)
     except IngestError as first:
+        if first.error_class in _UNREADABLE:
+            raise
         try:
-            return decoder.decode(request, limit_s=limit_s, sequentially=True)
+            return decoder.decode(request, limit_s=sequential_limit_s, sequentially=True)
         except IngestError as second:
             raise (first if second.error_class == "decoder_timeout" else second) from None
+
+
+def _salvaged(decoder: DecoderProcess, request: DecodeRequest, limit_s: float) -> list[bytes | None]:
+    try:
+        return decoder.salvage(request, limit_s=limit_s)
+    except IngestError:  # it takes the decoder down: nothing of this segment is to be had
+        return [None] * len(request.target_pts)
 
 
 def _failure(stage: str, video_id: str, uri: str, error: IngestError) -> Failure:

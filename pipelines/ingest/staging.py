@@ -133,6 +133,19 @@ class Staging:
         header = json.dumps({"failure": asdict(failure)}).encode()
         self._write_segment(shard, segment, _HEADER.pack(len(header)) + header)
 
+    def write_partial_segment(self, shard: str, segment: str, frames: Sequence[bytes | None], failure: Failure) -> None:
+        """Stores the JPEG files that could be saved of a segment, which of them are lost (None), and why."""
+        kept = [frame for frame in frames if frame is not None]
+        lost = [index for index, frame in enumerate(frames) if frame is None]
+        document = {"sizes": [len(frame) for frame in kept], "lost": lost, "reason": asdict(failure)}
+        header = json.dumps(document).encode()
+        self._write_segment(shard, segment, b"".join((_HEADER.pack(len(header)), header, *kept)))
+
+    def read_segment_loss(self, shard: str, segment: str) -> tuple[list[int], Failure] | None:
+        """Which targets of a segment are lost, and why; None if it is whole. Reads its header only."""
+        header = self._segment_header(shard, segment)[0]
+        return (header["lost"], Failure(**header["reason"])) if "lost" in header else None
+
     def _write_segment(self, shard: str, segment: str, data: bytes) -> None:
         self.check_holder()
         self.storage.write_atomic(self._segment_path(shard, segment), data)

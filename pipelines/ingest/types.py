@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from vamba.data.manifest import Failure, SampleRow, ShardRow
-from vamba.data.sample import Conversation, Media
+from vamba.data.sample import Conversation, Media, Store
+
+MAX_PIXELS = 2**27  # 16384 x 8192: what limits.max_pixels is by default
 
 
 class IngestError(Exception):
@@ -73,12 +75,34 @@ class ProbedVideo:
     pixel_aspect: Fraction  # width of a pixel over its height
     orientation: str  # what turns a decoded frame upright: letters of "t" (transpose), "x", "y" (mirror)
     average_fps: Fraction
+    pixel_format: str  # ffmpeg's name
+    is_hdr: bool  # the first frame is tagged as PQ or HLG
+    is_interlaced: bool  # the first frame is woven from two fields
     has_audio: bool
     pts: np.ndarray  # int64
     dts: np.ndarray  # int64
     is_key: np.ndarray  # bool
     is_shown: np.ndarray  # bool: presented (not before an edit list's start, not an invisible frame)
     end_pts: int  # when the last frame leaves the screen
+    damage: IngestError | None = None  # what is wrong with it, if it is to be kept in part
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbedImage:
+    """What the header of a picture tells."""
+
+    digest: str  # "sha256:…" of the file's bytes
+    format: str  # "jpeg", "png", …
+    mode: str  # Pillow's name of how pixels are stored
+    width: int  # pixels, before it is turned upright
+    height: int
+    orientation: str  # as in ProbedVideo
+    has_profile: bool  # it names its colours by an ICC profile
+
+    @property
+    def pixel_aspect(self) -> Fraction:
+        """As in ProbedVideo. What files say of it is a matter of printing."""
+        return Fraction(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,12 +113,13 @@ class Segment:
     key_pts: int  # the keyframe that decoding starts at
     key_dts: int
     target_pts: tuple[int, ...]  # the frames to store, strictly increasing
-    cost_s: float  # estimated CPU seconds
+    cost_s: float  # estimated CPU seconds, and waiting for a remote source
+    seeks: tuple[tuple[int, int], ...] = ()  # pts and dts of later keyframes that reading jumps to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedVideo:
-    """All that is known before a frame is decoded; its segments tile its targets."""
+    """All that is known before a frame is decoded; its segments tile its targets. An image is a video of one frame."""
 
     source: VideoSource
     digest: str  # "sha256:…"
@@ -102,6 +127,7 @@ class PlannedVideo:
     codec: str
     stream_index: int
     time_base: Fraction
+    store: Store
     width: int  # of the stored frames, pixels
     height: int
     orientation: str
@@ -124,10 +150,20 @@ class ShardPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class H264:
+    """How frames become H.264; see h264.py."""
+
+    gop_frames: int
+    crf: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeRequest:
-    """What a decoder process needs to decode one segment."""
+    """What a decoder process needs to decode one segment, or an image: of that, only its place and how it is stored."""
 
     uri: str
+    offset_bytes: int = 0  # see Location
+    length_bytes: int | None = None
     codec: str
     stream_index: int
     key_pts: int
@@ -137,6 +173,14 @@ class DecodeRequest:
     height: int
     orientation: str
     jpeg_quality: int
+    h264: H264 | None = None  # None: JPEG
+    seeks: tuple[tuple[int, int], ...] = ()  # see `Segment`
+    max_pixels: int = MAX_PIXELS  # of a decoded picture
+
+    @property
+    def location(self) -> Location:
+        """Where the bytes of the video are."""
+        return Location(uri=self.uri, offset_bytes=self.offset_bytes, length_bytes=self.length_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

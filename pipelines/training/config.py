@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pipelines.training.retention import Retention
 from vamba.data.plan import PlanConfig
 from vamba.data.reader_config import ReaderConfig
 from vamba.ops.backends import Backends
@@ -48,13 +49,6 @@ class WorkersConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CheckpointConfig:
-    """keep_last: newest checkpoints kept on disk."""
-
-    keep_last: int = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TrackingConfig:
     """MLflow. enabled: off leaves the run directory as the only record. experiment: name of the experiment.
 
@@ -88,7 +82,7 @@ class TrainingConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     workers: WorkersConfig = field(default_factory=WorkersConfig)
-    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+    checkpoints: Retention = field(default_factory=Retention)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:

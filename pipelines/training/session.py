@@ -9,31 +9,32 @@ The launcher has set up the process group (Ray Train, torchrun, or none for a si
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from pipelines.training.checkpoints import CheckpointStore
 from pipelines.training.config import TrainingConfig
+from pipelines.training.ranks import from_first, rank_and_world_size
 from pipelines.training.run_directory import RunDirectory
-from vamba.data.manifest import SampleRow
+from pipelines.training.run_lock import exclusive
 from vamba.data.plan import DataPlan
-from vamba.data.reader_config import plan_items
+from vamba.data.reader_config import ReaderConfig, plan_items
+from vamba.data.sample_table import SampleTable
 
 if TYPE_CHECKING:
+    from vamba.data.fetch import UnreadableSampleError
     from vamba.model.config import ModelConfig
     from vamba.model.vamba import Vamba
     from vamba.train.state import TrainState
     from vamba.train.step import StepResult
 
-LOCK_TIMEOUT_S = 60.0
 TINY_TOKENIZER = "assets/tiny_tokenizer"
 
 
@@ -41,7 +42,7 @@ TINY_TOKENIZER = "assets/tiny_tokenizer"
 class TrainingData:
     """The training split and how it is cut into steps. num_steps: of the whole run."""
 
-    rows: tuple[SampleRow, ...]
+    rows: SampleTable
     plan: DataPlan
     digest: str
     read_range: Callable[[str, int, int], bytes]
@@ -55,7 +56,7 @@ def open_training_data(config: TrainingConfig) -> TrainingData:
 
     manifest = read_manifest(config.data)
     storage = open_storage(config.data)
-    rows = manifest.select("train")
+    rows = SampleTable(manifest.select("train"))
     plan = DataPlan(plan_items(rows, config.reader), config.plan, seed=config.train.seed)
     return TrainingData(
         rows=rows,
@@ -150,19 +151,19 @@ def train_rank(config: TrainingConfig, directory: RunDirectory) -> RankOutcome:
     """Train this rank's share of the run, from its newest checkpoint (or the start) to the exported model."""
     import torch
 
-    from vamba.data.reader import PackReader, SampleEncoder
+    from vamba.data.encode import SampleEncoder
+    from vamba.data.reader import PackReader
     from vamba.data.text import load_tokenizer
     from vamba.train.loop import fit
 
-    rank, world_size = _rank_and_world_size()
+    rank, world_size = rank_and_world_size()
     torch.set_num_threads(config.workers.threads)
-    with _exclusive(directory, rank):
-        attempt = _agree(directory.new_attempt() if rank == 0 else 0)
+    with exclusive(directory, rank):
+        attempt = from_first(directory.new_attempt() if rank == 0 else 0)
+        unreadable = from_first(_known_unreadable(directory) if rank == 0 else set())
         data = open_training_data(config)
         state = build_state(config, data)
-        store = CheckpointStore(
-            directory.checkpoints, keep_last=config.checkpoints.keep_last, notify=directory.append_event
-        )
+        store = CheckpointStore(directory.checkpoints, retention=config.checkpoints, notify=directory.append_event)
         store.restore(state)
         backends = state.model.ops.names.to_dict()
         if rank == 0:
@@ -172,17 +173,18 @@ def train_rank(config: TrainingConfig, directory: RunDirectory) -> RankOutcome:
             attempt=attempt, rank=rank, pid=os.getpid(), host=socket.gethostname(), world_size=world_size,
             backends=backends, resumed_from_step=state.step, num_steps=state.num_steps,
         )  # fmt: skip
-        encode = SampleEncoder(load_tokenizer(tokenizer_directory(config)), config.reader)
+        tokenizer = load_tokenizer(tokenizer_directory(config))
+        encode = SampleEncoder(tokenizer, config.reader, device=config.workers.device)
         reader = PackReader(
             data.plan, data.rows, data.read_range, encode,
-            state=state.reader_state, rank=rank, world_size=world_size,
-            prefetch_steps=config.reader.prefetch_steps, cache_bytes=config.reader.cache_bytes,
+            state=state.reader_state, rank=rank, world_size=world_size, config=config.reader,
+            unreadable=unreadable, on_unreadable=partial(_record_unreadable, directory, rank),
         )  # fmt: skip
         labels = {key: directory.read_run().get(key) for key in ("config_digest", "data_digest")}
         labels["backends"] = backends
-        with RankRun(directory, store, attempt=attempt, rank=rank, labels=labels) as run:
+        run = RankRun(directory, store, config.reader, attempt=attempt, rank=rank, labels=labels, unreadable=unreadable)
+        with reader, run:
             finished = fit(state, reader, run)
-        reader.close()
         if finished:
             export_model(state, config, directory, rank)
         if rank == 0:
@@ -194,9 +196,19 @@ class RankRun:
     """The loop's `Run`: metrics of rank 0 to a file, checkpoints to the store, stop requests from the run directory."""
 
     def __init__(
-        self, directory: RunDirectory, store: CheckpointStore, *, attempt: int, rank: int, labels: dict[str, Any]
+        self,
+        directory: RunDirectory,
+        store: CheckpointStore,
+        reader: ReaderConfig,
+        *,
+        attempt: int,
+        rank: int,
+        labels: dict[str, Any],
+        unreadable: Collection[str],
     ) -> None:
+        """unreadable: ids of samples that earlier attempts could not read."""
         self._directory, self._store, self._labels = directory, store, labels
+        self._max_unreadable, self._unreadable = reader.max_unreadable_samples, set(unreadable)
         self._metrics: IO[str] | None = directory.metrics_path(attempt).open("a") if rank == 0 else None
 
     def __enter__(self) -> RankRun:
@@ -210,56 +222,63 @@ class RankRun:
         return self._directory.stop_path.exists()
 
     def report(self, result: StepResult) -> None:
-        if self._metrics is None:
-            return
+        if self._metrics is not None:
+            self._write(self._metrics, result)
+        self._unreadable.update(result.unreadable)
+        if len(self._unreadable) > self._max_unreadable:
+            raise ValueError(
+                f"{len(self._unreadable)} samples can't be read, and reader.max_unreadable_samples allows "
+                f"{self._max_unreadable}: {', '.join(sorted(self._unreadable)[:8])}. Where each is and why stands in "
+                f"{self._directory.events_path}. Restore the shards (`vamba data verify` finds them), or allow more."
+            )
+
+    def _write(self, file: IO[str], result: StepResult) -> None:
         record = asdict(result)
         del record["stop_requested"]
         record["seconds"] = {phase: round(seconds, 6) for phase, seconds in result.seconds.items()}
-        self._metrics.write(json.dumps({**record, "time": round(time.time(), 3)}) + "\n")
-        self._metrics.flush()
+        file.write(json.dumps({**record, "time": round(time.time(), 3)}) + "\n")
+        file.flush()
 
-    def save(self, state: TrainState) -> None:
-        self._store.save(state, self._labels)
+    def save(self, state: TrainState, *, durable: bool) -> None:
+        held_s = self._store.save(state, self._labels)
+        if durable:
+            self._store.wait()
+        elif self._metrics is not None:
+            self._directory.append_event("checkpoint_begun", step=state.step, held_s=round(held_s, 5))
+
+
+def _known_unreadable(directory: RunDirectory) -> set[str]:
+    """Ids of the samples that earlier attempts could not read."""
+    return {event["id"] for event in directory.read_events() if event["event"] == "sample_unreadable"}
+
+
+def _record_unreadable(directory: RunDirectory, rank: int, error: UnreadableSampleError, step: int) -> None:
+    row = error.row
+    directory.append_event(
+        "sample_unreadable", id=row.id, shard=row.shard, offset_bytes=row.offset_bytes, size_bytes=row.size_bytes,
+        step=step, rank=rank, reason=error.reason,
+    )  # fmt: skip
 
 
 def export_model(state: TrainState, config: TrainingConfig, directory: RunDirectory, rank: int) -> None:
-    """Write the model in release layout to the run's `model/`: whole or not at all. Collective."""
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+    """Write the model in release layout to the run's `model/`: whole or not at all. Collective.
 
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    tensors: dict[str, Any] = get_model_state_dict(state.model, options=options)
+    Tensor by tensor: no rank ever holds more than one of them whole.
+    """
+    tensors = state.whole_tensors()
     if rank != 0:
+        for _ in tensors:
+            pass
         return
     from vamba.model.pretrained import write_checkpoint
 
     write_checkpoint(
         directory.model,
         state.model.config,
-        tensors.items(),
+        tensors,
         tokenizer_dir=tokenizer_directory(config),
         processing=config.reader.frames,
     )
-
-
-@contextmanager
-def _exclusive(directory: RunDirectory, rank: int) -> Iterator[None]:
-    """Only one group of workers trains a run. The lock dies with its process, so a killed group blocks nobody."""
-    if rank != 0:
-        yield
-        return
-    with (directory.root / "lock").open("w") as file:
-        deadline = time.monotonic() + LOCK_TIMEOUT_S
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise RuntimeError(
-                        f"Run {directory.name!r} is being trained by another job: stop that, or choose another name."
-                    ) from None
-                time.sleep(0.1)
-        yield
 
 
 def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -267,20 +286,3 @@ def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
     for key, value in overrides.items():
         merged[key] = _merged(base[key], value) if isinstance(value, Mapping) and key in base else value
     return merged
-
-
-def _rank_and_world_size() -> tuple[int, int]:
-    import torch.distributed as dist
-
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-def _agree(value: int) -> int:
-    """Rank 0's value on all ranks."""
-    import torch.distributed as dist
-
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return value
-    holder = [value]
-    dist.broadcast_object_list(holder)
-    return int(holder[0])

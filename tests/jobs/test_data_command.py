@@ -69,10 +69,10 @@ def test_verify_of_a_changed_byte_ends_with_1_and_a_table(data: Path) -> None:
 
 
 def test_every_rule_is_documented() -> None:
-    sources = [ROOT / "pipelines" / "datasets" / name for name in ("verify.py", "verify_shard.py")]
+    sources = [ROOT / "pipelines" / "datasets" / name for name in ("verify.py", "verify_shard.py", "verify_sample.py")]
     text = "".join(path.read_text(encoding="utf-8") for path in sources)
     documented = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
-    rules = set(re.findall(r'(?:report|_Broken)\("([a-z0-9]+)"', text))
+    rules = set(re.findall(r'(?:report|Broken)\("([a-z0-9]+)"', text))
     rules |= set(re.findall(r'_finding\([^,]+, "([a-z0-9]+)"', text))
     assert len(rules) > 12
     assert [rule for rule in sorted(rules) if f"`{rule}`" not in documented] == []
@@ -135,3 +135,40 @@ def test_duplicates_for_people_and_programs(data: Path) -> None:
 def test_mistakes_end_with_2_and_a_paragraph(data: Path, words: tuple[str, ...], message: str) -> None:
     result = vamba("data", *(word.format(data=data) for word in words))
     assert result.exit_code == 2 and message in result.stderr and "Traceback" not in result.output
+
+
+def test_ls_lists_the_samples_that_fit(data: Path) -> None:
+    def listed(*words: object) -> list[str]:
+        result = vamba("data", "ls", data, "--json", *words)
+        assert result.exit_code == 0, result.output
+        return [json.loads(line)["id"] for line in result.stdout.splitlines()]
+
+    assert listed() == ["clip-0", "clip-1", "clip-2", "clip-3"]
+    assert listed("--split", "train") == ["clip-0", "clip-3"] and listed("--split", "train", "--limit", 1) == ["clip-0"]
+    assert listed("--match", "*-2") == ["clip-2"] == listed("--match", "/videos/*2.mp4")
+    assert listed("--shard", "shard-000001*") == [] == listed("--media", "image")
+    assert listed("--min-seconds", 16) == listed() and listed("--max-seconds", 16) == []
+    table = vamba("data", "ls", data, "--limit", 3).stdout
+    assert "clip-2" in table and "clip-3" not in table and "… and 1 more samples" in table
+    assert "No sample" in vamba("data", "ls", data, "--media", "image").stdout
+
+
+def test_ls_of_a_folder_lists_its_datasets(data: Path) -> None:
+    assert [item["uri"] for item in json.loads(vamba("data", "ls", data.parent, "--json").stdout)] == [str(data)]
+    assert str(data) in vamba("data", "ls", data.parent).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("{data}", "--split", "dev"), "--split is 'dev'"),
+        (("{data}", "--media", "sound"), "--media is 'sound'"),
+        (("{data}", "--limit", "0"), "--limit is 0"),
+        (("{data}", "--min-seconds", "5", "--max-seconds", "5"), "leave nothing"),
+        (("{data}/shards", "--split", "train"), "is not a dataset"),
+        (("/nowhere",), "not a folder, nor a dataset"),
+    ],
+)
+def test_ls_refuses_what_makes_no_sense(data: Path, words: tuple[str, ...], message: str) -> None:
+    result = vamba("data", "ls", *(word.format(data=data) for word in words))
+    assert result.exit_code == 2 and message in result.stderr, result.output

@@ -6,6 +6,9 @@ Samples are concatenated without padding. Three sequences run through the model:
             of a sample follow each other in one run; all its conversations read that run, which is encoded once;
     patches P rows for the vision tower, grouped into frame pairs.
 
+Pixels come as patches, resized on the host, or as the frames that were stored. `Batch.to` makes those the same patches
+on the device it moves the batch to, where resizing costs the host nothing.
+
 Shapes: T text tokens, M video tokens, P patches, C values per patch, N labelled tokens, S conversations, I media items.
 """
 
@@ -20,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vamba.data.frames import FrameProcessing, frame_grid, frames_to_patches
 from vamba.data.text import IGNORE_LABEL, EncodedText
 from vamba.ops.attention.layout import CrossLayout, Segments, cross_layout, segments
 
@@ -27,6 +31,8 @@ Grid = tuple[int, int, int]
 """(t, h, w) of one media item: frame pairs, patch rows, patch columns."""
 
 _Layout = TypeVar("_Layout")
+
+_PAIRS_AT_ONCE = 32  # resized on a device together: 45 MB of frames of 640x360
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +44,8 @@ class EncodedSample:
     """[P, C] of all media in order, uint8 pixels or normalised floats; None for text alone."""
     grid_thws: tuple[Grid, ...]
     texts: tuple[EncodedText, ...]
+    frames: tuple[np.ndarray, ...] = ()
+    """uint8[N, H, W, 3] of each of the media, as stored, in place of patches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +118,10 @@ class Batch:
     num_text_tokens: int
     num_loss_tokens: int
     num_video_tokens: int
+    frames_NHWC: tuple[Tensor, ...] = ()
+    """uint8[N, H, W, 3] of each of the media, as stored, until `to` has made patches of them."""
+    processing: FrameProcessing | None = None
+    """How frames become patches; None when there are none."""
 
     @property
     def text_cu_seqlens(self) -> Tensor:
@@ -117,8 +129,12 @@ class Batch:
         return self.text.cu_seqlens
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
-        """The same batch with every tensor on `device`."""
-        return to_device(self, device, non_blocking=non_blocking)
+        """The same batch with every tensor on `device`, and its frames, if it has some, made patches there."""
+        if self.processing is None:
+            return to_device(self, device, non_blocking=non_blocking)
+        rest = replace(self, frames_NHWC=(), processing=None)
+        patches_PC = _patches_on(device, self.frames_NHWC, self.processing, non_blocking=non_blocking)
+        return replace(to_device(rest, device, non_blocking=non_blocking), patches_PC=patches_PC)
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory, for an asynchronous copy."""
@@ -130,15 +146,18 @@ def to_device(layout: _Layout, device: torch.device | str, *, non_blocking: bool
     return _map_tensors(layout, lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
 
-def collate(samples: Sequence[EncodedSample], *, merge_size: int = 2) -> Batch:
-    """Pack samples into one batch.
+def collate(
+    samples: Sequence[EncodedSample], *, merge_size: int = 2, processing: FrameProcessing | None = None
+) -> Batch:
+    """Pack samples into one batch. `processing` says how frames become patches, where samples come with frames.
 
-    Raises ValueError when grids and patches disagree, a sample has no text, or pixels and normalised patches are mixed.
+    Raises ValueError when grids and patches disagree, a sample has no text, pixels and normalised patches are mixed, or
+    frames and patches.
     """
     if not samples:
         raise ValueError("a batch needs at least one sample")
     for sample in samples:
-        _check(sample, merge_size)
+        _check(sample, merge_size, processing)
     _check_patch_types(samples)
     texts = [text for sample in samples for text in sample.texts]
     lengths = [len(text.input_ids) for text in texts]
@@ -153,6 +172,9 @@ def collate(samples: Sequence[EncodedSample], *, merge_size: int = 2) -> Batch:
     video_lengths = [sum(math.prod(grid) for grid in sample.grid_thws) // cell for sample in samples]
     text_lengths = [sum(len(text.input_ids) for text in sample.texts) for sample in samples]
     patches = [sample.patches for sample in samples if sample.patches is not None]
+    frames = tuple(torch.from_numpy(media) for sample in samples for media in sample.frames)
+    if frames and patches:
+        raise ValueError("a batch has frames or patches; encode all samples with the same `reader.resize_on`")
     return Batch(
         sample_ids=tuple(sample.id for sample in samples),
         input_ids_T=torch.from_numpy(ids),
@@ -170,6 +192,8 @@ def collate(samples: Sequence[EncodedSample], *, merge_size: int = 2) -> Batch:
         num_text_tokens=len(ids),
         num_loss_tokens=len(targets),
         num_video_tokens=sum(video_lengths),
+        frames_NHWC=frames,
+        processing=processing if frames else None,
     )
 
 
@@ -246,15 +270,48 @@ def _teacher_rows(texts: Sequence[EncodedText], starts: np.ndarray) -> TeacherRo
     )
 
 
-def _check(sample: EncodedSample, merge_size: int) -> None:
+def _patches_on(
+    device: torch.device | str, media_NHWC: Sequence[Tensor], processing: FrameProcessing, *, non_blocking: bool
+) -> Tensor:
+    """uint8[P, C] on `device`. Frames go there some at a time, so that it holds little more than the patches."""
+    pair = processing.temporal_patch_size
+    grids = [_grid(frames_NHWC, processing) for frames_NHWC in media_NHWC]
+    num_values = 3 * pair * processing.patch_size**2
+    patches_PC = torch.empty((sum(map(math.prod, grids)), num_values), dtype=torch.uint8, device=device)
+    filled = 0
+    for frames_NHWC, (num_pairs, _, _) in zip(media_NHWC, grids, strict=True):
+        for part_NHWC in frames_NHWC[: num_pairs * pair].split(_PAIRS_AT_ONCE * pair):
+            part_PC, _ = frames_to_patches(part_NHWC.to(device, non_blocking=non_blocking), processing)
+            patches_PC[filled : filled + len(part_PC)] = part_PC
+            filled += len(part_PC)
+    return patches_PC
+
+
+def _grid(frames_NHWC: np.ndarray | Tensor, processing: FrameProcessing) -> Grid:
+    num_frames, height, width = (int(n) for n in frames_NHWC.shape[:3])
+    return frame_grid(num_frames, width, height, processing)
+
+
+def _check(sample: EncodedSample, merge_size: int, processing: FrameProcessing | None) -> None:
     if not sample.texts or any(len(text.input_ids) == 0 for text in sample.texts):
         raise ValueError(f"sample {sample.id!r} has an empty conversation or none; each sample needs text")
+    if sample.frames:
+        _check_frames(sample, processing)
+        return
     rows = 0 if sample.patches is None else len(sample.patches)
     expected = sum(math.prod(grid) for grid in sample.grid_thws)
     if rows != expected:
         raise ValueError(f"sample {sample.id!r}: {rows} patches, but its grids {sample.grid_thws} need {expected}")
     if any(t < 1 or h % merge_size or w % merge_size or min(h, w) < 1 for t, h, w in sample.grid_thws):
         raise ValueError(f"sample {sample.id!r}: grids {sample.grid_thws} are not multiples of {merge_size} patches")
+
+
+def _check_frames(sample: EncodedSample, processing: FrameProcessing | None) -> None:
+    if processing is None or sample.patches is not None:
+        raise ValueError(f"sample {sample.id!r} has frames: it needs `processing`, and no patches beside them")
+    grids = tuple(_grid(media, processing) for media in sample.frames)
+    if grids != sample.grid_thws:
+        raise ValueError(f"sample {sample.id!r}: its frames make the grids {grids}, not {sample.grid_thws}")
 
 
 def _check_patch_types(samples: Sequence[EncodedSample]) -> None:
@@ -281,4 +338,6 @@ def _map_tensors(layout: _Layout, move: Any) -> _Layout:
             changed[field.name] = move(value)
         elif is_dataclass(value):
             changed[field.name] = _map_tensors(value, move)
+        elif isinstance(value, tuple) and value and isinstance(value[0], Tensor):
+            changed[field.name] = tuple(move(tensor) for tensor in value)
     return replace(layout, **changed)  # type: ignore[type-var]

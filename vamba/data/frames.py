@@ -96,6 +96,20 @@ def num_video_tokens(num_frames: int, width: int, height: int, cfg: FrameProcess
     return num_frame_pairs(num_frames, cfg) * (new_width // cfg.cell_size) * (new_height // cfg.cell_size)
 
 
+def frame_grid(num_frames: int, width: int, height: int, cfg: FrameProcessing) -> tuple[int, int, int]:
+    """(t, h, w) in frame pairs and patches of `num_frames` frames stored at `width` x `height` pixels."""
+    new_width, new_height = output_size(width, height, cfg)
+    return num_frame_pairs(num_frames, cfg), new_height // cfg.patch_size, new_width // cfg.patch_size
+
+
+def recorded_tokens(num_frames: int, width: int, height: int) -> int:
+    """`num_tokens` of a manifest: of all stored frames at the published model's resolution, 0 if it can't take them."""
+    try:
+        return num_video_tokens(num_frames, width, height, FrameProcessing())
+    except ValueError:
+        return 0
+
+
 def decode_jpegs(frames: Sequence[bytes]) -> np.ndarray:
     """JPEG files of one size -> uint8[N, H, W, 3], RGB. ValueError names the frame that fails."""
     return _stacked((_decoded(index, data) for index, data in enumerate(frames)), len(frames))

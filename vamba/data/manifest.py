@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from vamba.data.sample import SPLITS, Media, Split
 
@@ -33,6 +34,8 @@ class SampleRow:
     num_conversations: int
     source_uri: str
     source_digest: str  # "sha256:…"
+    # Video tokens of all stored frames at the published model's resolution, 0 if it takes no frames of that size.
+    num_tokens: int | None = None  # None in datasets from before it was recorded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +46,7 @@ class ShardRow:
     size_bytes: int  # of the whole file
     sha256: str  # 64 hex digits, of the whole file
     num_samples: int
+    index_sha256: str | None = None  # 64 hex digits, of the index beside it; None in datasets from before there was one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +79,10 @@ class Manifest:
     @property
     def digest(self) -> str:
         """Digest ("sha256:…") of the whole content; two datasets are equal exactly when their digests are."""
-        return digest_of(asdict(self))
+        document = asdict(self)
+        for table in ("shards", "samples"):
+            document[table] = [known_fields(row) for row in document[table]]
+        return digest_of(document)
 
     def select(self, split: str) -> tuple[SampleRow, ...]:
         """The samples of one split, in manifest order (possibly none).
@@ -107,6 +114,14 @@ class InputRow:
     id: str  # of the sample
     uri: str
     digest: str  # "sha256:…" of its URI, size, split and conversations
+
+
+def known_fields(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a row without those that are None because the dataset is too old to have them.
+
+    So the digest of such a dataset stays what it was.
+    """
+    return {key: value for key, value in row.items() if value is not None}
 
 
 def digest_of(document: object) -> str:

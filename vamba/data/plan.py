@@ -10,18 +10,23 @@ it was. Progress is therefore one small `PlanState`, valid for any number of wor
 Every sample is in exactly one pack of an epoch. Where an epoch's packs do not fill the last step, packs are split
 until they do (lighter packs, same samples). Only when there is nothing left to split, because the medium has fewer
 samples than a step has packs, is that step shorter. Nothing is dropped and nothing is carried to another epoch.
+
+Items and epochs are columns, for a million samples or more; a step becomes an object when it is asked for.
 """
 
 from __future__ import annotations
 
-import bisect
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
+
+from vamba.data.packing import Packs, fill_packs, group_packs, join
+from vamba.data.sample_table import Labels
 
 PLAN_VERSION = 1
 
@@ -36,6 +41,34 @@ class PlanItem:
     id: str
     media: str
     cost_tokens: int
+
+
+class PlanItems(Sequence[PlanItem]):
+    """Samples as columns. ids: text, or ASCII bytes. costs: int64, tokens."""
+
+    def __init__(self, ids: Sequence[str] | np.ndarray, media: Labels, costs: np.ndarray) -> None:
+        self._ids, self.media, self.costs = ids, media, costs
+
+    @classmethod
+    def of(cls, items: Sequence[PlanItem]) -> PlanItems:
+        costs = np.fromiter((item.cost_tokens for item in items), np.int64, len(items))
+        return cls([item.id for item in items], Labels([item.media for item in items]), costs)
+
+    def id(self, index: int) -> str:
+        name = self._ids[index]
+        return name.decode() if isinstance(name, bytes) else str(name)
+
+    def __len__(self) -> int:
+        return len(self.costs)
+
+    @overload
+    def __getitem__(self, index: int) -> PlanItem: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[PlanItem]: ...
+    def __getitem__(self, index: int | slice) -> PlanItem | Sequence[PlanItem]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return PlanItem(id=self.id(index), media=self.media[index], cost_tokens=int(self.costs[index]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,35 +145,80 @@ class PlanState:
         return cls(**values)
 
 
+class EpochPlan(Sequence[PlannedStep]):
+    """The steps of an epoch, in training order. Compares equal to another one with the same steps."""
+
+    def __init__(self, packs: Packs, step_ends: np.ndarray, step_media: Sequence[str], costs: np.ndarray) -> None:
+        """packs: in training order. step_ends: where each step's packs end. costs: of the items."""
+        self._packs, self._step_ends, self._step_media = packs, step_ends, step_media
+        self.pack_costs = packs.costs(costs)
+
+    @property
+    def num_packs(self) -> int:
+        return len(self._packs)
+
+    def __len__(self) -> int:
+        return len(self._step_ends)
+
+    @overload
+    def __getitem__(self, index: int) -> PlannedStep: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[PlannedStep]: ...
+    def __getitem__(self, index: int | slice) -> PlannedStep | Sequence[PlannedStep]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        number = range(len(self))[index]
+        begin = int(self._step_ends[number - 1]) if number else 0
+        packs = tuple(
+            Pack(index=pack, items=tuple(self._packs.of(pack)), cost_tokens=int(self.pack_costs[pack]))
+            for pack in range(begin, int(self._step_ends[number]))
+        )
+        return PlannedStep(media=self._step_media[number], packs=packs)
+
+    def __iter__(self) -> Iterator[PlannedStep]:
+        return (self[number] for number in range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, EpochPlan) and list(self) == list(other)
+
+    def imbalance(self) -> np.ndarray:
+        """(dearest pack / mean pack) of each step."""
+        starts = np.concatenate([np.zeros(1, np.int64), self._step_ends[:-1]])
+        most, total = (ufunc.reduceat(self.pack_costs, starts) for ufunc in (np.maximum, np.add))
+        return most * (self._step_ends - starts) / total
+
+
 class DataPlan:
     """All steps of all epochs over fixed items. Pure: equal arguments give equal plans on every machine."""
 
     def __init__(self, items: Sequence[PlanItem], config: PlanConfig, *, seed: int) -> None:
         """Raises ValueError when there is no item, or one that no pack can hold."""
-        if not items:
+        self.items = items if isinstance(items, PlanItems) else PlanItems.of(items)
+        costs = self.items.costs
+        if len(costs) == 0:
             raise ValueError("The training split holds no sample: ingest some, or choose another dataset.")
-        too_long = [item for item in items if item.cost_tokens > config.tokens_per_pack]
-        if too_long:
-            worst = max(too_long, key=lambda item: item.cost_tokens)
+        num_too_long = int((costs > config.tokens_per_pack).sum())
+        if num_too_long:
+            worst = self.items[int(costs.argmax())]
             raise ValueError(
-                f"{len(too_long)} of {len(items)} samples cost more than plan.tokens_per_pack = "
+                f"{num_too_long} of {len(costs)} samples cost more than plan.tokens_per_pack = "
                 f"{config.tokens_per_pack} tokens; the largest is {worst.id!r} with {worst.cost_tokens}. "
                 "Raise plan.tokens_per_pack or lower reader.max_frames."
             )
-        self.items = tuple(items)
         self.config = config
         self.seed = seed
         self.fingerprint = _fingerprint(self.items, config)
-        self._costs = np.array([item.cost_tokens for item in self.items], dtype=np.int64)
-        self._epochs: dict[int, tuple[PlannedStep, ...]] = {}
+        self._epochs: dict[int, EpochPlan] = {}
+        self._lock = threading.Lock()
 
-    def steps(self, epoch: int) -> tuple[PlannedStep, ...]:
+    def steps(self, epoch: int) -> EpochPlan:
         """The steps of an epoch, in training order."""
-        if epoch not in self._epochs:
-            while len(self._epochs) >= 2:
-                self._epochs.pop(min(self._epochs))
-            self._epochs[epoch] = self._plan_epoch(epoch)
-        return self._epochs[epoch]
+        with self._lock:
+            if epoch not in self._epochs:
+                while len(self._epochs) >= 2:
+                    self._epochs.pop(min(self._epochs))
+                self._epochs[epoch] = self._plan_epoch(epoch)
+            return self._epochs[epoch]
 
     def num_steps(self, num_epochs: int) -> int:
         """Steps in the first `num_epochs` epochs (they may differ by a few between epochs)."""
@@ -170,84 +248,30 @@ class DataPlan:
 
     def fill(self, epoch: int) -> float:
         """Used share of the token budget over the packs of an epoch."""
-        packs = [pack for step in self.steps(epoch) for pack in step.packs]
-        return sum(pack.cost_tokens for pack in packs) / (len(packs) * self.config.tokens_per_pack)
+        steps = self.steps(epoch)
+        return float(steps.pack_costs.sum() / (steps.num_packs * self.config.tokens_per_pack))
 
     def imbalance(self, epoch: int) -> float:
         """Mean over the steps of an epoch of (dearest pack / mean pack): 1.0 means no rank waits."""
-        costs = [[pack.cost_tokens for pack in step.packs] for step in self.steps(epoch)]
-        return float(np.mean([max(step) * len(step) / sum(step) for step in costs]))
+        return float(self.steps(epoch).imbalance().mean())
 
-    def _plan_epoch(self, epoch: int) -> tuple[PlannedStep, ...]:
-        order = _permutation(len(self.items), self.seed, epoch, "samples")
-        grouped: list[tuple[str, list[list[int]]]] = []
-        for media in sorted({item.media for item in self.items}):
-            members = [int(index) for index in order if self.items[index].media == media]
-            grouped.extend((media, packs) for packs in self._group(self._pack(members)))
-        planned: list[PlannedStep] = []
-        num_packs = 0
-        for position in _permutation(len(grouped), self.seed, epoch, "steps"):
-            media, packs = grouped[int(position)]
-            planned.append(PlannedStep(media=media, packs=tuple(
-                Pack(index=num_packs + offset, items=tuple(items), cost_tokens=self._cost(items))
-                for offset, items in enumerate(packs)
-            )))  # fmt: skip
-            num_packs += len(packs)
-        return tuple(planned)
-
-    def _pack(self, members: Sequence[int]) -> list[list[int]]:
-        """Best fit, longest first, window by window; what a window fills badly joins the next."""
-        window, budget = self.config.window_samples, self.config.tokens_per_pack
-        packs: list[list[int]] = []
-        carried: list[int] = []
-        for begin in range(0, len(members), window):
-            filled = self._best_fit(carried + list(members[begin : begin + window]))
-            carried = []
-            if begin + window < len(members):
-                filled.sort(key=self._cost, reverse=True)
-                while filled and self._cost(filled[-1]) < 0.9 * budget and len(carried) < window // 8:
-                    carried.extend(filled.pop())
-            packs.extend(filled)
-        return packs
-
-    def _best_fit(self, members: Iterable[int]) -> list[list[int]]:
-        packs: list[list[int]] = []
-        free: list[tuple[int, int]] = []
-        for item in sorted(members, key=lambda index: -int(self._costs[index])):
-            cost = int(self._costs[item])
-            slot = bisect.bisect_left(free, (cost, -1))
-            if slot == len(free):
-                packs.append([item])
-                bisect.insort(free, (self.config.tokens_per_pack - cost, len(packs) - 1))
-            else:
-                room, pack = free.pop(slot)
-                packs[pack].append(item)
-                bisect.insort(free, (room - cost, pack))
-        return packs
-
-    def _group(self, packs: list[list[int]]) -> list[list[list[int]]]:
-        """Steps of near-equal packs, after splitting the lightest packs until they fill the last step."""
-        num_per_step = self.config.packs_per_step
-        packs.sort(key=self._cost, reverse=True)
-        missing = -len(packs) % num_per_step
-        for _ in range(missing):
-            candidates = [i for i in range(len(packs)) if len(packs[i]) > 1]
-            if not candidates:
-                break
-            tail = [i for i in candidates if i >= len(packs) - 2 * num_per_step] or candidates[-1:]
-            first, second = self._halve(packs.pop(max(tail, key=lambda i: self._cost(packs[i]))))
-            packs.extend((first, second))
-        packs.sort(key=self._cost, reverse=True)
-        return [packs[begin : begin + num_per_step] for begin in range(0, len(packs), num_per_step)]
-
-    def _halve(self, items: Sequence[int]) -> tuple[list[int], list[int]]:
-        halves: tuple[list[int], list[int]] = ([], [])
-        for item in sorted(items, key=lambda index: -int(self._costs[index])):
-            min(halves, key=self._cost).append(item)
-        return halves
-
-    def _cost(self, items: Sequence[int]) -> int:
-        return sum(int(self._costs[item]) for item in items)
+    def _plan_epoch(self, epoch: int) -> EpochPlan:
+        costs, per_step = self.items.costs, self.config.packs_per_step
+        order = _permutation(len(costs), self.seed, epoch, "samples")
+        parts: list[Packs] = []
+        step_sizes: list[int] = []
+        step_media: list[str] = []
+        for code, media in enumerate(self.items.media.names):
+            members = order[self.items.media.codes[order] == code]
+            packs = fill_packs(members, costs, budget=self.config.tokens_per_pack, window=self.config.window_samples)
+            parts.append(group_packs(packs, costs, per_step))
+            num_packs = len(parts[-1])
+            step_sizes += [min(per_step, num_packs - begin) for begin in range(0, num_packs, per_step)]
+            step_media += [media] * (len(step_sizes) - len(step_media))
+        steps = Packs(items=np.arange(sum(step_sizes)), ends=np.cumsum(step_sizes))  # of packs, as packs are of items
+        shuffled = _permutation(len(steps), self.seed, epoch, "steps")
+        steps = steps.take(shuffled)
+        return EpochPlan(join(parts).take(steps.items), steps.ends, [step_media[i] for i in shuffled], costs)
 
 
 def _permutation(length: int, seed: int, epoch: int, purpose: str) -> np.ndarray:
@@ -256,8 +280,9 @@ def _permutation(length: int, seed: int, epoch: int, purpose: str) -> np.ndarray
     return np.argsort(np.random.PCG64(entropy).random_raw(length), kind="stable")
 
 
-def _fingerprint(items: Sequence[PlanItem], config: PlanConfig) -> str:
+def _fingerprint(items: PlanItems, config: PlanConfig) -> str:
     digest = hashlib.sha256(json.dumps([PLAN_VERSION, asdict(config)], sort_keys=True).encode())
-    for item in items:
-        digest.update(f"\n{item.id}\t{item.media}\t{item.cost_tokens}".encode())
+    for begin in range(0, len(items), 4096):
+        some = (items[index] for index in range(begin, min(begin + 4096, len(items))))
+        digest.update("".join(f"\n{item.id}\t{item.media}\t{item.cost_tokens}" for item in some).encode())
     return f"sha256:{digest.hexdigest()[:32]}"

@@ -1,9 +1,10 @@
 """One training example and its exact form as members of a WebDataset tar.
 
-A sample is one video (or image): its stored frames as JPEG bytes in presentation order, the exact presentation time of
-each, and the conversations about it. `to_members` turns it into named byte strings (`<id>.json`, `<id>.000000.jpg`, …),
-`from_members` turns those back; both are pure, so the same sample always gives the same bytes. The members are a public
-contract, described in docs/shard-format.md. Standard library only: decode workers import this file.
+A sample is one video (or image): its stored frames in presentation order, as JPEG files or as one H.264 stream, the
+exact presentation time of each, and the conversations about it. `to_members` turns it into named byte strings
+(`<id>.json`, then `<id>.000000.jpg`, … or `<id>.mp4`), `from_members` turns those back; both are pure, so the same
+sample always gives the same bytes. The members are a public contract, described in docs/shard-format.md. Standard
+library only: decode workers import this file.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Literal, cast, get_args
 
 Media = Literal["video", "image"]
 Split = Literal["train", "validation", "test"]
+Store = Literal["jpeg", "h264"]
 Speaker = Literal["human", "gpt"]
 
 SPLITS: tuple[str, ...] = get_args(Split)
@@ -85,8 +87,8 @@ class Sample:
     """One training example, complete when built.
 
     Raises:
-        ValueError: the id is malformed, a timestamp is negative or not later than the one before it, or the numbers of
-            frames and timestamps differ.
+        ValueError: the id is malformed, a timestamp is negative or not later than the one before it, the numbers of
+            frames and timestamps differ, or the frames are stored both ways or not at all.
     """
 
     id: str  # [a-z0-9_-]+, unique in the dataset
@@ -100,7 +102,8 @@ class Sample:
     timestamps_ns: tuple[int, ...]  # presentation of each stored frame, from the first frame of the source's
     conversations: tuple[Conversation, ...]
     probe: Mapping[str, Any] = field(default_factory=dict)  # what the source was: codec, rotation, fps, audio …
-    frames: tuple[bytes, ...]  # JPEG files, in presentation order
+    frames: tuple[bytes, ...] = ()  # JPEG files, in presentation order; none where `video` holds them
+    video: bytes = b""  # all frames as H.264 in an MP4; see `vamba.data.h264`
 
     def __post_init__(self) -> None:
         check_id(self.id)
@@ -111,7 +114,9 @@ class Sample:
         if not _DIGEST.fullmatch(self.source_digest):
             raise ValueError(f"sample {self.id}: source_digest {self.source_digest!r} is not 'sha256:<64 hex digits>'")
         times = self.timestamps_ns
-        if len(times) != len(self.frames) or not times:
+        if self.video and self.frames:
+            raise ValueError(f"sample {self.id} has JPEG files and an H.264 stream; its frames are stored one way")
+        if not times or (not self.video and len(times) != len(self.frames)):
             raise ValueError(
                 f"sample {self.id}: {len(self.frames)} frames and {len(times)} timestamps; there must be one timestamp "
                 "per frame, and at least one frame"
@@ -119,8 +124,18 @@ class Sample:
         if times[0] < 0 or any(later <= earlier for earlier, later in zip(times, times[1:], strict=False)):
             raise ValueError(f"sample {self.id}: timestamps_ns must be >= 0 and strictly increasing")
 
+    @property
+    def store(self) -> Store:
+        """How the frames are stored."""
+        return "h264" if self.video else "jpeg"
+
+    @property
+    def num_frames(self) -> int:
+        """Stored frames."""
+        return len(self.timestamps_ns)
+
     def to_members(self) -> list[tuple[str, bytes]]:
-        """The tar members `(name, bytes)`: `<id>.json` first, then `<id>.000000.jpg`, `<id>.000001.jpg`, …"""
+        """The tar members `(name, bytes)`: `<id>.json` first, then `<id>.000000.jpg`, …, or `<id>.mp4`."""
         header = sample_header(
             id=self.id,
             media=self.media,
@@ -133,10 +148,11 @@ class Sample:
             timestamps_ns=self.timestamps_ns,
             conversations=self.conversations,
             probe=self.probe,
+            store=self.store,
         )
-        members = [(f"{self.id}.json", header)]
-        members += [(frame_name(self.id, index), frame) for index, frame in enumerate(self.frames)]
-        return members
+        contents = [self.video] if self.video else self.frames
+        names = member_names(self.id, self.store, self.num_frames)
+        return list(zip(names, [header, *contents], strict=True))
 
     @classmethod
     def from_members(cls, members: Iterable[tuple[str, bytes]]) -> Sample:
@@ -150,10 +166,12 @@ class Sample:
         if len(json_names) != 1:
             raise ValueError(f"a sample has one .json member; these have {len(json_names)}: {sorted(by_name)[:4]}")
         document = json.loads(by_name.pop(json_names[0]))
-        names = [frame_name(document["id"], index) for index in range(len(document["timestamps_ns"]))]
-        if json_names[0] != f"{document['id']}.json" or set(names) != set(by_name):
+        store = store_of(document)
+        json_name, *names = member_names(document["id"], store, len(document["timestamps_ns"]))
+        if json_names[0] != json_name or set(names) != set(by_name):
             unexpected = sorted(set(names) ^ set(by_name))[:4]
             raise ValueError(f"sample {document['id']}: members do not match its JSON: {unexpected}")
+        contents = tuple(by_name[name] for name in names)
         return cls(
             id=document["id"],
             media=document["media"],
@@ -166,13 +184,38 @@ class Sample:
             timestamps_ns=tuple(document["timestamps_ns"]),
             conversations=tuple(Conversation.from_json(row) for row in document["conversations"]),
             probe=cast(Mapping[str, Any], document["probe"]),
-            frames=tuple(by_name[name] for name in names),
+            frames=contents if store == "jpeg" else (),
+            video=contents[0] if store == "h264" else b"",
         )
 
 
 def frame_name(sample_id: str, index: int) -> str:
     """Name of the member that holds frame `index` (0-based) of a sample."""
     return f"{sample_id}.{index:06d}.jpg"
+
+
+def video_name(sample_id: str) -> str:
+    """Name of the member that holds all frames of a sample as H.264."""
+    return f"{sample_id}.mp4"
+
+
+def member_names(sample_id: str, store: Store, num_frames: int) -> list[str]:
+    """All members of a sample, in their order."""
+    if store == "h264":
+        return [f"{sample_id}.json", video_name(sample_id)]
+    return [f"{sample_id}.json", *(frame_name(sample_id, index) for index in range(num_frames))]
+
+
+def store_of(document: Mapping[str, Any]) -> Store:
+    """How the frames of the sample with this JSON are stored.
+
+    Raises:
+        ValueError: in a way that this program does not know.
+    """
+    store = document.get("store", "jpeg")  # datasets from before there was a choice
+    if store not in get_args(Store):
+        raise ValueError(f'"store" is {store!r}; this program reads {" and ".join(get_args(Store))}: use a newer one')
+    return cast(Store, store)
 
 
 def sample_header(
@@ -188,6 +231,7 @@ def sample_header(
     timestamps_ns: Iterable[int],
     conversations: Iterable[Conversation],
     probe: Mapping[str, Any],
+    store: Store = "jpeg",
 ) -> bytes:
     """The JSON member of a sample, whose frames need not be in memory.
 
@@ -202,6 +246,7 @@ def sample_header(
         "duration_ns": duration_ns,
         "width": width,
         "height": height,
+        "store": store,
         "timestamps_ns": list(timestamps_ns),
         "conversations": [conversation.to_json() for conversation in conversations],
         "probe": dict(sorted(probe.items())),

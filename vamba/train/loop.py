@@ -22,8 +22,8 @@ class Run(Protocol):
     def report(self, result: StepResult) -> None:
         """Record a finished step."""
 
-    def save(self, state: TrainState) -> None:
-        """Make the state durable."""
+    def save(self, state: TrainState, *, durable: bool) -> None:
+        """Begin to save the state; with `durable`, return when it is on the disk."""
 
 
 def fit(state: TrainState, batches: Iterator[tuple[StepInput, PlanState]], run: Run) -> bool:
@@ -40,8 +40,9 @@ def fit(state: TrainState, batches: Iterator[tuple[StepInput, PlanState]], run: 
         state.advance(reader_state)
         run.report(replace(result, seconds={"data": waited_s, **result.seconds}))
         finished = state.step == state.num_steps
-        if finished or result.stop_requested or state.step % state.config.checkpoint_every_steps == 0:
-            run.save(state)
+        is_last = finished or result.stop_requested
+        if is_last or state.step % state.config.checkpoint_every_steps == 0:
+            run.save(state, durable=is_last)
         if result.stop_requested and not finished:
             return False
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from vamba.data.batch import Batch
 from vamba.data.plan import PlanState
 from vamba.train.config import TrainConfig
+from vamba.train.fingerprint import fingerprint
 from vamba.train.optimizer import ShardedAdamW
 
 
@@ -54,6 +56,7 @@ class TrainState:
         trainable = list(self.optimizer.parameters.values())
         self.sharded_parameters = [p for p in trainable if isinstance(p, DTensor)]
         self.whole_parameters = [p for p in trainable if not isinstance(p, DTensor)]
+        self._frozen_digest: str | None = None
 
     @property
     def step(self) -> int:
@@ -65,7 +68,24 @@ class TrainState:
         self.reader_state = reader_state
 
     def tensors(self) -> dict[str, Tensor]:
-        """Parameters, buffers and optimizer state by name, as they live: saving reads them, loading writes them."""
-        named: dict[str, Tensor] = {f"model.{name}": value.detach() for name, value in self.model.state_dict().items()}
+        """What training changes, by name: saving reads it, loading writes it. Frozen weights are left out."""
+        parameters = self.optimizer.parameters
+        named: dict[str, Tensor] = {
+            f"model.{name}": value.detach() for name, value in self.model.state_dict().items() if name in parameters
+        }
         named.update((f"optimizer.{name}", value) for name, value in self.optimizer.state_tensors().items())
         return named
+
+    def frozen_digest(self) -> str:
+        """Digest of all weights that training leaves alone, for any number of ranks. Collective the first time."""
+        if self._frozen_digest is None:
+            parameters = self.optimizer.parameters
+            frozen = ((name, value) for name, value in self.model.state_dict().items() if name not in parameters)
+            self._frozen_digest = fingerprint(frozen)
+        return self._frozen_digest
+
+    def whole_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every weight of the model, gathered on the CPU one by one. Collective: all ranks must take all of them."""
+        for name, value in self.model.state_dict().items():
+            whole = value.full_tensor() if isinstance(value, DTensor) else value
+            yield name, whole.detach().cpu()

@@ -1,7 +1,8 @@
 """One optimizer step: forward and backward over a rank's micro-batches, one all-reduce, clip, update.
 
     StepInput ──> per micro-batch: loss sum (not mean) ── backward ──> gradients of the sum
-              ──> one all-reduce: loss, token counts, stop flag, squared norm of the shards, unsharded gradients
+              ──> one all-reduce: loss, token counts, stop flag, missing samples, squared norm of the shards,
+                                  unsharded gradients
               ──> scale = clip(norm) / number of loss tokens ──> AdamW ──> parameter constraints
 
 Gradients are those of a sum over tokens until the very end, where one multiplication turns them into the clipped
@@ -36,7 +37,9 @@ class StepResult:
 
     step: number of steps done, this one included. epoch: of its samples. loss: mean cross-entropy per loss token, nats.
     grad_norm: global 2-norm of the mean loss's gradient before clipping. num_*_tokens: over all ranks.
-    seconds: of this rank, by phase. stop_requested: some rank was asked to stop.
+    seconds: of this rank, by phase. sample_ids: of the global batch. unreadable: those of them that some rank could not
+    read; they had no part in the step, and a step without any other sample changes no parameter.
+    stop_requested: some rank was asked to stop.
     """
 
     step: int
@@ -50,6 +53,7 @@ class StepResult:
     seconds: Mapping[str, float]
     sample_ids: tuple[str, ...]
     stop_requested: bool
+    unreadable: tuple[str, ...] = ()
 
 
 def train_step(state: TrainState, inputs: StepInput, *, stop: bool = False) -> StepResult:
@@ -61,11 +65,15 @@ def train_step(state: TrainState, inputs: StepInput, *, stop: bool = False) -> S
     totals = _forward_backward(state, inputs)
     computed = time.perf_counter()
     totals[_STOP] = float(stop)
-    grad_norm = _reduce(state, totals)
+    absent = [float(name in inputs.unreadable) for name in inputs.sample_ids]
+    missing = torch.tensor(absent, dtype=torch.float64, device=state.device)
+    grad_norm = _reduce(state, totals, missing)
     loss_sum, num_loss_tokens, num_text_tokens, num_video_tokens, num_stops = totals.tolist()[:_SQUARED_NORM]
     loss = loss_sum / max(1.0, num_loss_tokens)
     grad_norm /= max(1.0, num_loss_tokens)
-    if num_loss_tokens == 0 or not math.isfinite(loss) or not math.isfinite(grad_norm):
+    unreadable = tuple(name for name, absent in zip(inputs.sample_ids, missing.tolist(), strict=True) if absent)
+    is_empty = len(unreadable) == len(inputs.sample_ids)
+    if (num_loss_tokens == 0 and not is_empty) or not math.isfinite(loss) or not math.isfinite(grad_norm):
         raise NonFiniteError(
             f"Step {state.step + 1} has loss {loss} and gradient norm {grad_norm} over {num_loss_tokens:.0f} loss "
             f"tokens. Its samples: {', '.join(inputs.sample_ids)}. The last checkpoint is intact; lower "
@@ -73,8 +81,9 @@ def train_step(state: TrainState, inputs: StepInput, *, stop: bool = False) -> S
         )
     reduced = time.perf_counter()
     learning_rate = state.config.optimizer.rate(state.step, state.num_steps)
-    clip = min(1.0, state.config.optimizer.clip_norm / (grad_norm + 1e-6))
-    _update(state, learning_rate, scale=clip / num_loss_tokens)
+    if not is_empty:
+        clip = min(1.0, state.config.optimizer.clip_norm / (grad_norm + 1e-6))
+        _update(state, learning_rate, scale=clip / num_loss_tokens)
     updated = time.perf_counter()
     return StepResult(
         step=state.step + 1,
@@ -88,6 +97,7 @@ def train_step(state: TrainState, inputs: StepInput, *, stop: bool = False) -> S
         seconds={"compute": computed - started, "reduce": reduced - computed, "update": updated - reduced},
         sample_ids=inputs.sample_ids,
         stop_requested=num_stops > 0,
+        unreadable=unreadable,
     )
 
 
@@ -111,17 +121,19 @@ def _forward_backward(state: TrainState, inputs: StepInput) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _reduce(state: TrainState, totals: torch.Tensor) -> float:
-    """Sum totals and unsharded gradients over all ranks, in place; returns the norm of the summed loss's gradient."""
+def _reduce(state: TrainState, totals: torch.Tensor, missing: torch.Tensor) -> float:
+    """Sum totals, `missing` and unsharded gradients over all ranks, in place; returns the norm of the summed loss's
+    gradient."""
     sharded = [local(p.grad) for p in state.sharded_parameters if p.grad is not None]
     whole = [p.grad for p in state.whole_parameters if p.grad is not None]
     totals[_SQUARED_NORM] = _squared_norm(sharded) / state.num_replicas
     if state.world_size > 1:
-        packed = torch.cat([totals, *(grad.flatten().to(torch.float64) for grad in whole)])
+        packed = torch.cat([totals, missing, *(grad.flatten().to(torch.float64) for grad in whole)])
         dist.all_reduce(packed)
-        pieces = packed.split([totals.numel(), *(grad.numel() for grad in whole)])
+        pieces = packed.split([totals.numel(), missing.numel(), *(grad.numel() for grad in whole)])
         totals.copy_(pieces[0])
-        for grad, piece in zip(whole, pieces[1:], strict=True):
+        missing.copy_(pieces[1])
+        for grad, piece in zip(whole, pieces[2:], strict=True):
             grad.copy_(piece.view_as(grad))
     return math.sqrt(float(totals[_SQUARED_NORM]) + float(_squared_norm(whole)))
 

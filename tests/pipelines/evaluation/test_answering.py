@@ -8,6 +8,7 @@ import simplejpeg
 
 from pipelines.evaluation.answering import video_pieces
 from vamba.data.frames import FrameProcessing, frames_to_patches
+from vamba.data.stored_frames import JpegFrames
 
 PROCESSING = FrameProcessing(min_pixels=784)
 
@@ -19,7 +20,7 @@ def jpegs(number: int, width: int = 60, height: int = 60, seed: int = 0) -> list
 
 def test_pieces_add_up_to_the_whole() -> None:
     files = jpegs(131)
-    pieces = list(video_pieces(files, PROCESSING, "cpu"))
+    pieces = list(video_pieces(JpegFrames(files), PROCESSING, "cpu"))
     assert [grid for _, grid in pieces] == [(32, 4, 4), (32, 4, 4), (1, 4, 4)]
     frames = np.stack([simplejpeg.decode_jpeg(file, colorspace="RGB") for file in files[:130]])
     whole, grid = frames_to_patches(frames, PROCESSING)
@@ -29,11 +30,11 @@ def test_pieces_add_up_to_the_whole() -> None:
 
 
 def test_one_frame_is_shown_twice() -> None:
-    ((_, grid),) = video_pieces(jpegs(1), PROCESSING, "cpu")
+    ((_, grid),) = video_pieces(JpegFrames(jpegs(1)), PROCESSING, "cpu")
     assert grid == (1, 4, 4)
 
 
 @pytest.mark.parametrize("at", [64, 70])
 def test_a_change_of_size_is_refused(at: int) -> None:
     with pytest.raises(ValueError, match="size|pixels"):
-        list(video_pieces(jpegs(at) + jpegs(132 - at, width=61), PROCESSING, "cpu"))
+        list(video_pieces(JpegFrames(jpegs(at) + jpegs(132 - at, width=61)), PROCESSING, "cpu"))

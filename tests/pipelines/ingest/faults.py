@@ -134,11 +134,11 @@ class _Remembering:
         self.answers: dict[bytes, Any] = {}
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        def call(request: Any, **limits: Any) -> Any:
+        def call(*request: Any, **limits: Any) -> Any:
             key = pickle.dumps((name, request, limits.get("sequentially")))
             if key not in self.answers:
                 try:
-                    self.answers[key] = getattr(self.process, name)(request, **limits)
+                    self.answers[key] = getattr(self.process, name)(*request, **limits)
                 except Exception as error:
                     self.answers[key] = error
             if isinstance(self.answers[key], Exception):

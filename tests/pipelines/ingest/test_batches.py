@@ -44,6 +44,7 @@ def planned(number: int, num_frames: int) -> PlannedVideo:
         codec="h264",
         stream_index=0,
         time_base=Fraction(1, 1000),
+        store="jpeg",
         width=64,
         height=48,
         orientation="",

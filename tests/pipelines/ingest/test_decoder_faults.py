@@ -16,6 +16,7 @@ from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.job import run_ingest
 from pipelines.ingest.progress import Silent
 from pipelines.ingest.sandbox import DecoderProcess
+from pipelines.ingest.types import Location
 from pipelines.manifest_io import read_failures, read_manifest
 from tests.pipelines.ingest.media import make_video
 
@@ -52,16 +53,15 @@ def spoil(monkeypatch: pytest.MonkeyPatch, times: int, what: Callable[[DecoderPr
     spoiled: list[str] = []
     original = DecoderProcess._call
 
-    def call(process: DecoderProcess, request: tuple[str, Any], limit_s: float) -> Any:
-        kind, argument = request[0], request[1]
-        is_meant = kind.startswith("decode") and argument.uri.endswith("b.mp4") and argument.target_pts[0] > 0
+    def call(process: DecoderProcess, kind: str, arguments: tuple[Any, ...], location: Location, limit_s: float) -> Any:
+        is_meant = kind.startswith("decode") and location.uri.endswith("b.mp4") and arguments[0].target_pts[0] > 0
         if not is_meant or len(spoiled) == times:
-            return original(process, request, limit_s)
+            return original(process, kind, arguments, location, limit_s)
         spoiled.append(kind)
         process._running_child()
         what(process)
         try:
-            return original(process, request, 0.5)
+            return original(process, kind, arguments, location, 0.5)
         finally:
             process._max_rss_bytes = MAX_RSS_BYTES
 

@@ -213,7 +213,11 @@ def test_two_killed_appends_do_not_mix_their_shards(out: Path, media: Path, monk
     ingest(out, media / "day2", request=APPEND)
     for shard in read_manifest(out).shards:
         assert hashlib.sha256((out / "shards" / shard.name).read_bytes()).hexdigest() == shard.sha256
-    assert len(list((out / "shards").iterdir())) == len(read_manifest(out).shards)
+    assert (
+        len(list((out / "shards").glob("*.tar")))
+        == len(list((out / "shards").glob("*.idx")))
+        == len(read_manifest(out).shards)
+    )
 
 
 def test_retry_adds_what_succeeds_and_leaves_the_rest_as_rows(out: Path, media: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,7 +51,7 @@ BAD_FILES: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
     "html": ("a.mp4", lambda path: path.write_text("<!DOCTYPE html><p>404"), "not_a_video", "HTML"),
     "png": ("a.mp4", picture("png"), "not_a_video", "PNG"),
     "jpeg": ("a.mp4", picture("mjpeg"), "not_a_video", "JPEG"),
-    "noise": ("a.mp4", lambda path: path.write_bytes(os.urandom(5000)), "corrupt", "ffmpeg"),
+    "noise": ("a.mp4", lambda path: path.write_bytes(random.Random(7).randbytes(5000)), "corrupt", "ffmpeg"),
     "sound": ("a.mp4", sound_only, "no_video_stream", "sound"),
     "index-missing": ("a.mp4", cut(0.98), "truncated", "cut"),
     "no-index": ("a.mp4", without_index, "truncated", "index"),
@@ -81,7 +82,7 @@ def test_permission_denied_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("builtins.open", refuse)  # file modes do not bind the root user that tests may run as
+    monkeypatch.setattr("os.open", refuse)  # file modes do not bind the root user that tests may run as
     with pytest.raises(IngestError) as error:
         probe_video(str(path))
     assert error.value.error_class == "permission_denied"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -14,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.ingest.sandbox import LENGTH, DecoderProcess
-from pipelines.ingest.types import DecodeRequest, IngestError
+from pipelines.ingest.config import Limits
+from pipelines.ingest.sandbox import DecoderProcess
+from pipelines.ingest.types import DecodeRequest, IngestError, Location
+from pipelines.ingest.wire import framed
 from tests.pipelines.ingest.media import make_video
 
 
@@ -47,9 +48,12 @@ def hanging_request(tmp_path: Path) -> DecodeRequest:
 
 def test_errors_arrive_and_the_process_serves_on(decoder: DecoderProcess, tmp_path: Path) -> None:
     with pytest.raises(IngestError) as error:
-        decoder.probe(str(tmp_path / "missing.mp4"), limit_s=60)
+        decoder.probe(Location(uri=str(tmp_path / "missing.mp4")), Limits(), limit_s=60)
     assert error.value.error_class == "not_found"
-    assert decoder.probe(str(make_video(tmp_path / "a.mp4", seconds=1)), limit_s=60).codec == "h264"
+    assert (
+        decoder.probe(Location(uri=str(make_video(tmp_path / "a.mp4", seconds=1))), Limits(), limit_s=60).codec
+        == "h264"
+    )
 
 
 def test_a_hang_is_ended_and_the_next_request_served(
@@ -58,13 +62,16 @@ def test_a_hang_is_ended_and_the_next_request_served(
     with pytest.raises(IngestError) as error:
         decoder.decode(hanging_request, limit_s=0.1)
     assert error.value.error_class == "decoder_timeout"
-    assert decoder.probe(str(make_video(tmp_path / "a.mp4", seconds=1)), limit_s=60).codec == "h264"
+    assert (
+        decoder.probe(Location(uri=str(make_video(tmp_path / "a.mp4", seconds=1))), Limits(), limit_s=60).codec
+        == "h264"
+    )
 
 
 def test_a_crash_is_reported_with_its_signal(
     decoder: DecoderProcess, hanging_request: DecodeRequest, tmp_path: Path
 ) -> None:
-    decoder.probe(str(make_video(tmp_path / "a.mp4", seconds=1)), limit_s=60)
+    decoder.probe(Location(uri=str(make_video(tmp_path / "a.mp4", seconds=1))), Limits(), limit_s=60)
     assert decoder._child is not None
     pid = decoder._child.pid
 
@@ -87,8 +94,7 @@ def test_a_hanging_process_without_its_worker_ends_by_itself(hanging_request: De
         stdout=subprocess.DEVNULL,
         cwd=Path(__file__).parents[3],
     )
-    payload = pickle.dumps(("decode", hanging_request, 0.01))
-    child.communicate(LENGTH.pack(len(payload)) + payload, timeout=60)
+    child.communicate(framed(("decode", (hanging_request,), 0.01)), timeout=60)
     assert child.returncode == -signal.SIGALRM
 
 

@@ -173,6 +173,7 @@ def request(video: PlannedVideo, segment: Segment) -> DecodeRequest:
         key_pts=segment.key_pts,
         key_dts=segment.key_dts,
         target_pts=segment.target_pts,
+        seeks=segment.seeks,
         width=video.width,
         height=video.height,
         orientation=video.orientation,

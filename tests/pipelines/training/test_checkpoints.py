@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines.training.checkpoints import CheckpointFormatError, CheckpointStore
+from pipelines.training import checkpoint_writer
+from pipelines.training.checkpoint_files import CheckpointFormatError, remove_pin, set_pin
+from pipelines.training.checkpoint_writer import MAX_FAILURES, CheckpointWriteError
+from pipelines.training.checkpoints import CheckpointStore, FrozenWeightsError
+from pipelines.training.retention import Retention
 from tests.distributed.dataset import make_sample, write_dataset
 from tests.distributed.processes import tiny_config
 from vamba.train.state import TrainState
@@ -29,21 +34,29 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Case:
     """A store, a state whose values tell the step they were saved at, and the notices given."""
 
-    def __init__(self, root: Path, dataset: Path) -> None:
+    def __init__(self, root: Path, dataset: Path, *, trainable: tuple[str, ...] = (".*",)) -> None:
         from pipelines.training.session import build_state, open_training_data
 
         self.notices: list[tuple[str, dict[str, Any]]] = []
         self.directory = root / "checkpoints"
         self.directory.mkdir()
-        self.store = CheckpointStore(self.directory, keep_last=3, notify=lambda e, **v: self.notices.append((e, v)))
+        self.store = self.new_store(Retention(keep_last=3))
         config = tiny_config(dataset, root, "run")
+        config = replace(config, train=replace(config.train, trainable=trainable))
         self.state: TrainState = build_state(config, open_training_data(config))
+
+    def new_store(self, retention: Retention) -> CheckpointStore:
+        return CheckpointStore(self.directory, retention=retention, notify=lambda e, **v: self.notices.append((e, v)))
 
     def save(self, *steps: int) -> None:
         for step in steps:
-            self.fill(float(step))
-            self.state.reader_state = replace(self.state.reader_state, step=step, epoch_step=0)
-            self.store.save(self.state, {"config_digest": "sha256:c"})
+            self.begin(step)
+            self.store.wait()
+
+    def begin(self, step: int) -> None:
+        self.fill(float(step))
+        self.state.reader_state = replace(self.state.reader_state, step=step, epoch_step=0)
+        self.store.save(self.state, {"config_digest": "sha256:c"})
 
     @torch.no_grad()
     def fill(self, value: float) -> None:
@@ -82,10 +95,10 @@ def test_nothing_to_restore_from(case: Case) -> None:
 
 def test_the_newest_is_restored_and_the_last_three_are_kept(case: Case) -> None:
     case.save(2, 4, 6, 8)
-    assert [checkpoint.step for checkpoint in case.store.list()] == [4, 6, 8]
+    assert [checkpoint.step for checkpoint in case.store.committed()] == [4, 6, 8]
     assert case.restored_step() == 8
     meta = json.loads((case.path(8) / "meta.json").read_text())
-    assert meta["format_version"] == 1
+    assert meta["format_version"] == 2
     assert meta["config_digest"] == "sha256:c"
     assert meta["reader_state"]["step"] == 8
     assert set(meta["files"]) == {path.name for path in case.path(8).iterdir()} - {"meta.json"}
@@ -140,7 +153,105 @@ def test_all_damaged_starts_from_nothing_with_notices(case: Case) -> None:
 def test_a_newer_format_is_refused_not_set_aside(case: Case) -> None:
     case.save(2)
     meta = case.path(2) / "meta.json"
-    meta.write_text(meta.read_text().replace('"format_version": 1', '"format_version": 99'))
+    meta.write_text(meta.read_text().replace('"format_version": 2', '"format_version": 99'))
     with pytest.raises(CheckpointFormatError, match="format 99"):
         case.restored_step()
     assert case.path(2).exists()
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is saved is the state at the call, whatever happens to it before the disk has it."""
+    may_write = threading.Event()
+    described = checkpoint_writer.describe_files
+
+    def describe_later(directory: Path, rank: int) -> dict[str, Any]:
+        assert may_write.wait(timeout=30)
+        return described(directory, rank)
+
+    monkeypatch.setattr(checkpoint_writer, "describe_files", describe_later)
+    case.begin(4)
+    case.fill(99.0)
+    assert case.store.committed() == []
+    may_write.set()
+    case.store.wait()
+    assert case.restored_step() == 4
+
+
+def test_a_checkpoint_waits_for_the_one_before(case: Case) -> None:
+    for step in (2, 4, 6):
+        case.begin(step)
+    case.store.wait()
+    assert [checkpoint.step for checkpoint in case.store.committed()] == [2, 4, 6]
+
+
+def test_a_disk_that_is_full_costs_no_earlier_checkpoint(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    case.save(2)
+
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint_writer, "commit", full)
+    with pytest.raises(CheckpointWriteError, match="step 4 .*No space left on device"):
+        case.save(4)
+    assert case.notices[-1][0] == "checkpoint_failed"
+    assert not list(case.directory.glob("*.tmp"))
+    monkeypatch.undo()
+    assert case.restored_step() == 2
+    case.save(6)
+    assert case.restored_step() == 6
+
+
+def test_a_run_that_can_save_no_more_ends(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A single failure in the middle of a run is only noted: the next checkpoint may succeed."""
+
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint_writer, "commit", full)
+    for step in range(MAX_FAILURES):
+        case.begin(step + 1)
+    with pytest.raises(CheckpointWriteError, match=f"{MAX_FAILURES} checkpoints in a row"):
+        case.begin(9)
+
+
+def test_the_retention_rule_keeps_milestones_and_pins(case: Case) -> None:
+    case.store = case.new_store(Retention(keep_last=2, keep_every_steps=10))
+    case.save(4, 8)
+    set_pin(case.path(8), "the paper's table 3")
+    case.save(10, 12, 14, 16)
+    assert [checkpoint.step for checkpoint in case.store.committed()] == [8, 10, 14, 16]
+    assert case.store.committed()[0].pin == "the paper's table 3"
+    remove_pin(case.path(8))
+    assert [checkpoint.step for checkpoint in case.store.remove_expired()] == [8]
+
+
+def test_frozen_weights_are_named_not_copied(tmp_path: Path, dataset: Path) -> None:
+    case = Case(tmp_path, dataset, trainable=(r".*\.mixer\..*",))
+    every = {name for name, _ in case.state.model.named_parameters()}
+    trained = {name.removeprefix("model.") for name in case.state.tensors() if name.startswith("model.")}
+    assert trained and all(".mixer." in name for name in trained) and trained < every
+    digest = case.state.frozen_digest()
+    case.save(2)
+    assert json.loads((case.path(2) / "meta.json").read_text())["frozen_digest"] == digest
+    assert case.restored_step() == 2
+
+
+def test_other_frozen_weights_are_refused_not_set_aside(tmp_path: Path, dataset: Path) -> None:
+    case = Case(tmp_path, dataset, trainable=(r".*\.mixer\..*",))
+    case.save(2)
+    with torch.no_grad():
+        case.state.model.lm_head.weight[0, 0] += 1e-3
+    case.state._frozen_digest = None
+    with pytest.raises(FrozenWeightsError, match="init_from"):
+        case.restored_step()
+    assert case.path(2).exists()
+
+
+def test_a_checkpoint_of_format_1_is_read(case: Case) -> None:
+    """It named no frozen weights."""
+    case.save(2)
+    meta = case.path(2) / "meta.json"
+    content = json.loads(meta.read_text())
+    del content["frozen_digest"]
+    meta.write_text(json.dumps({**content, "format_version": 1}))
+    assert case.restored_step() == 2

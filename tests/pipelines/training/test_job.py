@@ -82,7 +82,7 @@ def test_the_chosen_backends_are_recorded(summary: TrainingSummary) -> None:
     assert directory.read_run()["backends"] == chosen
     started = [event for event in directory.read_events() if event["event"] == "attempt_started"]
     assert [event["backends"] for event in started] == [chosen] * 4
-    newest = CheckpointStore(directory.checkpoints).list()[-1]
+    newest = CheckpointStore(directory.checkpoints).committed()[-1]
     assert newest.meta["backends"] == chosen
 
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from vamba.data.manifest import Manifest, SampleRow, ShardRow, sort_rows
+from vamba.data.manifest import Manifest, SampleRow, ShardRow, digest_of, sort_rows
 
 
 def make_row(name: str, **changes: object) -> SampleRow:
@@ -39,6 +39,14 @@ def test_digest_follows_content() -> None:
     one, two = make_row("a"), make_row("b", offset_bytes=1024)
     assert make_manifest(one, two).digest == make_manifest(one, two).digest
     assert make_manifest(one, two).digest != make_manifest(one, dataclasses.replace(two, num_frames=2)).digest
+
+
+def test_what_a_dataset_is_too_old_to_have_does_not_count_in_its_digest() -> None:
+    manifest = make_manifest(make_row("a"))
+    document = dataclasses.asdict(manifest)
+    assert document["shards"][0].pop("index_sha256") is None and document["samples"][0].pop("num_tokens") is None
+    assert manifest.digest == digest_of(document)
+    assert make_manifest(make_row("a", num_tokens=5)).digest != manifest.digest
 
 
 def test_select_keeps_order_and_refuses_unknown_splits() -> None:

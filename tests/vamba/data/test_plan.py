@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.distributed.dataset import make_sample
+from tests.vamba.data.shards import row_of
+from vamba.data.frames import FrameProcessing, num_video_tokens
 from vamba.data.plan import DataPlan, PlanConfig, PlanItem, PlanState
+from vamba.data.reader_config import ReaderConfig, plan_items
+from vamba.data.sample_table import PlacedSample, SampleTable
 
 
 def items_of(costs: list[int], media: str = "video") -> list[PlanItem]:
@@ -112,3 +122,61 @@ def test_a_sample_above_the_budget_is_named() -> None:
 def test_an_empty_split_is_refused() -> None:
     with pytest.raises(ValueError, match="no sample"):
         DataPlan([], PlanConfig(), seed=0)
+
+
+_PROGRAM = """
+import hashlib, json
+from tests.vamba.data.test_plan import mixed_plan
+plan = mixed_plan()
+order = [[step.media, [pack.items for pack in step.packs]] for epoch in (0, 7) for step in plan.steps(epoch)]
+print(plan.fingerprint, hashlib.sha256(json.dumps(order).encode()).hexdigest())
+"""
+
+
+def mixed_plan() -> DataPlan:
+    items = [
+        PlanItem(id=f"s-{i}", media=("video", "image", "video")[i % 3], cost_tokens=1 + (i * 7919) % 97)
+        for i in range(2000)
+    ]
+    return DataPlan(items, PlanConfig(tokens_per_pack=100, packs_per_step=3, window_samples=256), seed=11)
+
+
+def test_every_process_plans_alike_whatever_its_hash_seed() -> None:
+    root = Path(__file__).parents[3]
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", _PROGRAM], cwd=root, check=True, capture_output=True, text=True,
+            env={**os.environ, "PYTHONPATH": str(root), "PYTHONHASHSEED": hash_seed},
+        ).stdout
+        for hash_seed in ("0", "1")
+    }  # fmt: skip
+    assert len(found) == 1
+
+
+def test_columns_and_rows_plan_alike() -> None:
+    """Frame caps, odd numbers of frames, several sizes: the cost of a column is that of each row by itself."""
+    rows = [
+        replace(
+            row_of(make_sample(i), "shard-000000.tar", 1000 * i, 1000),
+            media=("video", "image")[i % 2], num_frames=1 + i * 13 % 300, width=(640, 1920, 56)[i % 3],
+            height=(360, 1080, 56)[i % 3], num_conversations=1 + i % 4,
+        )
+        for i in range(60)
+    ]  # fmt: skip
+    config = ReaderConfig(max_frames=200, max_patches=120_000, frames=FrameProcessing(longest_edge=1280))
+    table = SampleTable(rows)
+    for index, row in enumerate(rows):
+        frames = config.num_frames(row.num_frames, row.width, row.height)
+        cost = num_video_tokens(frames, row.width, row.height, config.frames) + row.num_conversations * 64
+        assert plan_items(rows, config)[index] == PlanItem(id=row.id, media=row.media, cost_tokens=cost)
+        assert all(getattr(table[index], field) == getattr(row, field) for field in PlacedSample.__slots__)
+    assert list(plan_items(table, config)) == list(plan_items(rows, config))
+    assert [row.id for row in table[3:5]] == [rows[3].id, rows[4].id]
+
+
+def test_an_epoch_of_steps_is_a_sequence() -> None:
+    steps = mixed_plan().steps(0)
+    assert steps[-1] == steps[len(steps) - 1] == list(steps)[-1]
+    assert list(steps[2:4]) == [steps[2], steps[3]]
+    with pytest.raises(IndexError):
+        steps[len(steps)]

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from tests.distributed.dataset import make_sample, tar_bytes
+from vamba.data.encode import SampleEncoder
 from vamba.data.frames import FrameProcessing
 from vamba.data.manifest import SampleRow
 from vamba.data.plan import DataPlan, PlanConfig
-from vamba.data.reader import PackReader, SampleEncoder
+from vamba.data.reader import PackReader
 from vamba.data.reader_config import ReaderConfig, plan_items
 from vamba.data.text import load_tokenizer
 
@@ -99,7 +100,12 @@ def test_the_cache_changes_reads_not_batches(encode: SampleEncoder) -> None:
     def run(cache_bytes: int) -> tuple[list[np.ndarray], int]:
         shard.reads.clear()
         reader = PackReader(
-            plan, shard.rows, shard.read_range, encode, state=plan.start(), prefetch_steps=1, cache_bytes=cache_bytes
+            plan,
+            shard.rows,
+            shard.read_range,
+            encode,
+            state=plan.start(),
+            config=replace(CONFIG, prefetch_steps=1, cache_bytes=cache_bytes),
         )
         batches = [micro.batch for _ in range(num_steps) for micro in next(reader)[0].micro_batches]
         reader.close()

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vamba.ops.scan import chunked, reference
+from vamba.ops.scan import chunked, inference, reference
+from vamba.ops.scan.blocks import block_of
 
 NAMES = ("x", "dt", "a", "b", "c", "d", "state")
 
@@ -71,6 +72,41 @@ def test_pieces_of_a_row_are_one_scan(monkeypatch: pytest.MonkeyPatch, limit: st
         torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize(("length", "chunk"), [(1, 8), (31, 8), (97, 64), (200, 64)])
+@pytest.mark.parametrize("decay", ["slow", "steep", "some heads steep", "steep here and there"])
+def test_without_gradients_equals_recurrence(decay: str, length: int, chunk: int, groups: int, packed: bool) -> None:
+    """However fast a head forgets in a block: its factors may not overflow."""
+    given = {name: tensor.detach() for name, tensor in arguments(length, groups).items()}
+    factor = {"slow": 1e-3, "steep": 1e3, "some heads steep": torch.tensor([1e-3, 1e3, 1e-3, 20.0])}.get(decay)
+    if factor is None:
+        factor = torch.where(torch.arange(length) % 100 < 20, 300.0, 1e-2)[:, None]
+    given["dt"] = given["dt"] * factor
+    seq = sequences(length, [c for c in (3, 29, 30, 130) if c < length]) if packed else None
+    inputs = [given[name] for name in NAMES[:-1]]
+    options = {"chunk_size": chunk, "seq_idx_BL": seq, "initial_state_BHPN": given["state"]}
+    for actual, wanted in zip(chunked.scan(*inputs, **options), reference.scan(*inputs, **options), strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_gradients_take_the_path_that_records_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path without gradients works in place; both give the same numbers."""
+    given = arguments(70, 2)
+    inputs = [given[name] for name in NAMES[:-1]]
+    recorded, _ = chunked.scan(*inputs, chunk_size=16)
+    with torch.no_grad():
+        plain, _ = chunked.scan(*inputs, chunk_size=16)
+    assert recorded.requires_grad and not plain.requires_grad
+    torch.testing.assert_close(plain, recorded.detach(), rtol=1e-11, atol=1e-11)
+    before = {name: tensor.detach().clone() for name, tensor in given.items()}
+    monkeypatch.setattr(inference, "_RUN_BYTES", 1)
+    with torch.no_grad():
+        in_many_runs, _ = chunked.scan(*inputs, chunk_size=16)
+    assert torch.equal(in_many_runs, plain)
+    assert all(torch.equal(given[name], before[name]) for name in NAMES), "an input was written to"
+
+
 def test_strong_decay_stays_finite() -> None:
     given = arguments(64, 1)
     given["dt"] = (given["dt"].detach() * 1e3).requires_grad_()
@@ -88,10 +124,16 @@ def test_low_precision_inputs_are_scanned_in_float32() -> None:
 
 
 @pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("decay", [0.01, 1.0, 100.0])
 @pytest.mark.parametrize(("chunk", "length", "cut"), [(256, 775, 512), (64, 199, 64), (16, 33, 32), (12, 61, 24)])
-def test_cuts_at_chunk_boundaries_change_no_bit(chunk: int, length: int, cut: int, packed: bool) -> None:
+def test_cuts_at_chunk_boundaries_change_no_bit(
+    chunk: int, length: int, cut: int, decay: float, recorded: bool, packed: bool
+) -> None:
     """What streaming relies on: a video run in pieces of whole chunks is the video run at once."""
     given = {name: tensor.detach().float() for name, tensor in arguments(length, 2).items()}
+    given["dt"] = given["dt"] * decay
+    given["d"].requires_grad_(recorded)
     seq = sequences(length, [5, cut - 1]) if packed else None
 
     def scan(part: slice, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,4 +154,4 @@ def test_cuts_at_chunk_boundaries_change_no_bit(chunk: int, length: int, cut: in
 
 @pytest.mark.parametrize(("chunk", "block"), [(256, 64), (64, 64), (96, 48), (12, 12), (8, 8), (97, 97), (1, 1)])
 def test_blocks_divide_chunks(chunk: int, block: int) -> None:
-    assert chunked._block(chunk) == block
+    assert block_of(chunk) == block

@@ -111,6 +111,22 @@ def test_a_pack_that_does_not_count_changes_nothing() -> None:
         assert left.equal(right)
 
 
+def test_unreadable_samples_are_in_the_result() -> None:
+    inputs = replace(inputs_of(4), unreadable=("b",))
+    result = train_step(state_of(Classifier(), learning_rate=0.01), inputs)
+    assert (result.sample_ids, result.unreadable) == (("a", "b"), ("b",))
+
+
+def test_a_step_without_a_readable_sample_changes_nothing() -> None:
+    model = Classifier()
+    before = [p.clone() for p in model.parameters()]
+    nothing = replace(inputs_of(4), unreadable=("a", "b"))
+    micro = (replace(nothing.micro_batches[0], counts=False),)
+    result = train_step(state_of(model, learning_rate=0.1, weight_decay=0.1), replace(nothing, micro_batches=micro))
+    assert (result.loss, result.num_loss_tokens, result.unreadable) == (0.0, 0, ("a", "b"))
+    assert all(p.equal(q) for p, q in zip(model.parameters(), before, strict=True))
+
+
 def test_frozen_parameters_have_no_state_and_do_not_move() -> None:
     model = Classifier()
     model.hidden.requires_grad_(False)
@@ -154,8 +170,8 @@ class RecordingRun:
         assert set(result.seconds) == {"data", "compute", "reduce", "update"}
         self.log.append(("report", result.step))
 
-    def save(self, state: TrainState) -> None:
-        self.log.append(("save", state.step))
+    def save(self, state: TrainState, *, durable: bool) -> None:
+        self.log.append(("save durably" if durable else "save", state.step))
 
 
 def endless() -> Iterator[tuple[StepInput, PlanState]]:
@@ -168,10 +184,10 @@ def endless() -> Iterator[tuple[StepInput, PlanState]]:
 def test_fit_reports_before_it_saves_and_saves_at_the_end() -> None:
     run = RecordingRun()
     assert fit(state_of(Classifier(), num_steps=4), endless(), run)
-    assert run.log == [("report", 1), ("report", 2), ("report", 3), ("save", 3), ("report", 4), ("save", 4)]
+    assert run.log == [("report", 1), ("report", 2), ("report", 3), ("save", 3), ("report", 4), ("save durably", 4)]
 
 
 def test_fit_saves_and_returns_when_asked_to_stop() -> None:
     run = RecordingRun(stop_before_step=2)
     assert not fit(state_of(Classifier(), num_steps=9), endless(), run)
-    assert run.log == [("report", 1), ("report", 2), ("save", 2)]
+    assert run.log == [("report", 1), ("report", 2), ("save durably", 2)]

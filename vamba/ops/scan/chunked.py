@@ -16,6 +16,8 @@ result changes.
 Inside, tokens come before heads, as they do in the inputs, and a state is (N, R P): then the products with B and C are
 one matrix product for all heads of a group, and nothing large is transposed.
 
+Where no gradient is wanted, on a CPU, inference.py does the same with less work.
+
 Shapes: B batch, L length, H heads, P values per head, G groups, R = H/G, N state size, n chunks of Q tokens.
 """
 
@@ -24,15 +26,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+from vamba.ops.scan import inference
+from vamba.ops.scan.blocks import block_of, in_blocks, sequence_masks
 
 _SEGMENT_TOKENS = 8192
 _RUN_BYTES = 1 << 20
 """Of x in one run: what a cache holds beside the states. Twice and four times as much are slower on a CPU."""
-_LARGEST_BLOCK = 64
-"""Fastest of 16 to 256 on a CPU, forward and backward, for 64 x 128 states and for 16 x 16 ones."""
 
 
 def scan(
@@ -58,24 +60,45 @@ def scan(
         state_BGNI = x_BLHP.new_zeros(batch, groups, state_size, heads // groups * values, dtype=dtype)
     else:
         state_BGNI = initial_state_BHPN.to(dtype).unflatten(1, (groups, -1)).flatten(2, 3).transpose(2, 3)
-    segment = max(_SEGMENT_TOKENS // chunk_size, 1) * chunk_size
-    run_tokens = max(_RUN_BYTES // (batch * heads * values * dtype.itemsize) // chunk_size, 1) * chunk_size
-    sizes = (run_tokens, _block(chunk_size))
-    if length <= segment:
-        y_BLHP, state_BGNI = _segment(x_BLHP, dt_BLH, a_H, b_BLGN, c_BLGN, d_H, seq_idx_BL, None, state_BGNI, *sizes)
+    inputs = (x_BLHP, dt_BLH, a_H, b_BLGN, c_BLGN, d_H, seq_idx_BL, state_BGNI)
+    is_recorded = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
+    if x_BLHP.device.type == "cpu" and not is_recorded:
+        y_BLHP, state_BGNI = inference.scan(*inputs, block=block_of(chunk_size))
     else:
-        outputs = []
-        before: Tensor | None = None
-        for x, dt, b, c, seq_idx in _split(segment, x_BLHP, dt_BLH, b_BLGN, c_BLGN, seq_idx_BL):
-            arguments = (x, dt, a_H, b, c, d_H, seq_idx, before, state_BGNI, *sizes)
-            if torch.is_grad_enabled():
-                y, state_BGNI = checkpoint(_segment, *arguments, use_reentrant=False, preserve_rng_state=False)
-            else:
-                y, state_BGNI = _segment(*arguments)
-            before = None if seq_idx is None else seq_idx[:, -1]
-            outputs.append(y)
-        y_BLHP = torch.cat(outputs, dim=1)
+        y_BLHP, state_BGNI = _segments(*inputs, chunk_size)
     return y_BLHP, state_BGNI.transpose(2, 3).unflatten(2, (heads // groups, values)).flatten(1, 2).contiguous()
+
+
+def _segments(
+    x_BLHP: Tensor,
+    dt_BLH: Tensor,
+    a_H: Tensor,
+    b_BLGN: Tensor,
+    c_BLGN: Tensor,
+    d_H: Tensor,
+    seq_idx_BL: Tensor | None,
+    state_BGNI: Tensor,
+    chunk_size: int,
+) -> tuple[Tensor, Tensor]:
+    """Segment after segment, each of them a checkpoint."""
+    batch, length, heads, values = x_BLHP.shape
+    segment = max(_SEGMENT_TOKENS // chunk_size, 1) * chunk_size
+    run_bytes_per_token = batch * heads * values * state_BGNI.dtype.itemsize
+    run_tokens = max(_RUN_BYTES // run_bytes_per_token // chunk_size, 1) * chunk_size
+    sizes = (run_tokens, block_of(chunk_size))
+    if length <= segment:
+        return _segment(x_BLHP, dt_BLH, a_H, b_BLGN, c_BLGN, d_H, seq_idx_BL, None, state_BGNI, *sizes)
+    outputs = []
+    before: Tensor | None = None
+    for x, dt, b, c, seq_idx in _split(segment, x_BLHP, dt_BLH, b_BLGN, c_BLGN, seq_idx_BL):
+        arguments = (x, dt, a_H, b, c, d_H, seq_idx, before, state_BGNI, *sizes)
+        if torch.is_grad_enabled():
+            y, state_BGNI = checkpoint(_segment, *arguments, use_reentrant=False, preserve_rng_state=False)
+        else:
+            y, state_BGNI = _segment(*arguments)
+        before = None if seq_idx is None else seq_idx[:, -1]
+        outputs.append(y)
+    return torch.cat(outputs, dim=1), state_BGNI
 
 
 def _segment(
@@ -127,9 +150,9 @@ def _run(
     dtype = state_BGNI.dtype
     length, groups = x_BLHP.shape[1], b_BLGN.shape[2]
     heads = (groups, x_BLHP.shape[2] // groups)
-    x = _chunks(x_BLHP.to(dtype), chunk).unflatten(3, heads)  # B n Q G R P
-    dt = _chunks(dt_BLH.to(dtype), chunk).unflatten(3, heads)  # B n Q G R
-    b, c = (_chunks(t.to(dtype), chunk).transpose(2, 3) for t in (b_BLGN, c_BLGN))  # B n G Q N
+    x = in_blocks(x_BLHP.to(dtype), chunk).unflatten(3, heads)  # B n Q G R P
+    dt = in_blocks(dt_BLH.to(dtype), chunk).unflatten(3, heads)  # B n Q G R
+    b, c = (in_blocks(t.to(dtype), chunk).transpose(2, 3) for t in (b_BLGN, c_BLGN))  # B n G Q N
 
     cs = torch.cumsum(dt * a_H.to(dtype).view(heads), dim=2)
     pairs = torch.ones(chunk, chunk, dtype=torch.bool, device=x.device).tril()
@@ -137,16 +160,11 @@ def _run(
     from_start = torch.exp(cs)
     keep = from_start[:, :, -1]  # B n G R
     if seq_idx_BL is not None:
-        seq = F.pad(seq_idx_BL, (0, -length % chunk), mode="constant", value=-1)
-        seq[:, length:] = seq_idx_BL[:, -1:]
-        seq = seq.unflatten(1, (-1, chunk))
-        last = seq[..., -1]
-        first = seq[:, 0, 0] if seq_before_B is None else seq_before_B
-        before = torch.cat([first[:, None], last[:, :-1]], dim=1)
-        pairs = (pairs & (seq[..., :, None] == seq[..., None, :]))[:, :, None, None]
-        to_end = to_end * (seq == last[..., None])[..., None, None]
-        from_start = from_start * (seq == before[..., None])[..., None, None]
-        keep = keep * (last == before)[..., None, None]
+        masks = sequence_masks(seq_idx_BL, seq_before_B, chunk)
+        pairs = (pairs & masks.pairs_BnQQ)[:, :, None, None]
+        to_end = to_end * masks.ends_BnQ[..., None, None]
+        from_start = from_start * masks.starts_BnQ[..., None, None]
+        keep = keep * masks.stays_Bn[..., None, None]
 
     xdt = x * dt[..., None]
     decay = _Decay.apply(cs.permute(0, 1, 3, 4, 2).contiguous(), pairs)  # B n G R Q Q
@@ -159,19 +177,6 @@ def _run(
     y = torch.addcmul(y, x.transpose(2, 3), d_H.to(dtype).view(groups, 1, heads[1], 1))
     y_BLHP = y.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, :length]
     return y_BLHP.to(x_BLHP.dtype), final
-
-
-def _block(chunk_size: int) -> int:
-    """The largest block of at most `_LARGEST_BLOCK` that divides a chunk; a chunk without one stays whole."""
-    blocks = (chunk_size // parts for parts in range(1, chunk_size + 1) if chunk_size % parts == 0)
-    return next((block for block in blocks if 8 <= block <= _LARGEST_BLOCK), chunk_size)
-
-
-def _chunks(t_BLX: Tensor, chunk: int) -> Tensor:
-    """(B, L, ...) -> (B, n, Q, ...), filled up with zeros: a token with dt = 0 changes nothing."""
-    missing = -t_BLX.shape[1] % chunk
-    padded = F.pad(t_BLX, (0, 0) * (t_BLX.ndim - 2) + (0, missing)) if missing else t_BLX
-    return padded.unflatten(1, (-1, chunk))
 
 
 class _Decay(torch.autograd.Function):

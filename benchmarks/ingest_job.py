@@ -1,0 +1,133 @@
+"""What Ray costs, and what a second core brings: one long film ingested by the job, and by bare processes.
+
+    python -m benchmarks.ingest_job [FILE] [--runs 3] [--out FILE]
+
+Without a file, five minutes of 640x360 H.264 are made and repeated to an hour. Three ways to do the same work, each on
+one core and on two, wall seconds, in turn:
+
+* `job`: `run_ingest` on a Ray that is up and whose workers have done a small ingest before;
+* `bare`: the same segments through the same decoder processes, one thread a process to feed it, then one tar;
+* `ffmpeg`: two plain decodes of a part of the film, one after the other and side by side: what two cores of this
+  machine can give at most.
+
+Prints the median of each, of the ratios job/bare and of the speed-ups, as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from benchmarks.ingest_work import default_film, plan_with, repeat, requests_of, source_of, write_tar
+from pipelines.ffmpeg import ffmpeg_binary
+from pipelines.ingest.config import IngestConfig
+from pipelines.ingest.job import run_ingest
+from pipelines.ingest.progress import Silent
+from pipelines.ingest.sandbox import DecoderProcess
+from pipelines.ingest.types import DecodeRequest
+from pipelines.ray_session import ray_session
+
+LIMIT_S = 600.0
+CORES = (1, 2)
+
+
+def wall_s(work: Callable[[], object]) -> float:
+    started_s = time.monotonic()
+    work()
+    return time.monotonic() - started_s
+
+
+def bare(path: Path, directory: Path, num_processes: int) -> None:
+    """Probe, plan, decode and pack without Ray."""
+    decoders = [DecoderProcess(max_rss_bytes=3 * 1024**3) for _ in range(num_processes)]
+    free: SimpleQueue[DecoderProcess] = SimpleQueue()
+    for decoder in decoders:
+        free.put(decoder)
+
+    def decode(request: DecodeRequest) -> list[bytes]:
+        decoder = free.get()
+        try:
+            return decoder.decode(request, limit_s=LIMIT_S)
+        finally:
+            free.put(decoder)
+
+    video = plan_with(decoders[0], source_of(path), IngestConfig(sources=("-",), out="-"))
+    with ThreadPoolExecutor(num_processes) as pool:
+        write_tar(directory / "bare.tar", video, pool.map(decode, requests_of(video)))
+    for decoder in decoders:
+        decoder.close()
+
+
+def job(path: Path, directory: Path) -> None:
+    """The ingest, on the Ray that is there."""
+    out = directory / "dataset"
+    shutil.rmtree(out, ignore_errors=True)
+    summary = run_ingest(IngestConfig(sources=(str(path),), out=str(out)), Silent())
+    assert summary.num_videos == 1 and not summary.failures
+
+
+def ffmpeg_decodes(path: Path, num_at_once: int) -> None:
+    """Two decodes of the film, all at once or one by one."""
+    command = [ffmpeg_binary(), "-v", "error", "-threads", "1", "-i", str(path), "-map", "0:v:0", "-f", "null", "-"]
+    running: list[subprocess.Popen[bytes]] = []
+    for _ in range(2):
+        running.append(subprocess.Popen(command))
+        if len(running) == num_at_once:
+            assert not any(process.wait() for process in running)
+            running = []
+
+
+def measure(film: Path, clip: Path, directory: Path, runs: int) -> dict[str, Any]:
+    times: dict[str, list[float]] = {f"{way}-{n}": [] for way in ("job", "bare", "ffmpeg") for n in CORES}
+    for _ in range(runs):
+        for num_cores in CORES:
+            with ray_session(None, num_cores):
+                job(clip, directory)
+                times[f"job-{num_cores}"].append(wall_s(lambda: job(film, directory)))
+            times[f"bare-{num_cores}"].append(wall_s(lambda n=num_cores: bare(film, directory, n)))  # type: ignore[misc]
+            times[f"ffmpeg-{num_cores}"].append(wall_s(lambda n=num_cores: ffmpeg_decodes(clip, n)))  # type: ignore[misc]
+        print(json.dumps({name: round(values[-1], 2) for name, values in times.items()}), flush=True)
+    return summarise(film, times, runs)
+
+
+def summarise(film: Path, times: dict[str, list[float]], runs: int) -> dict[str, Any]:
+    def ratio(over: str, under: str) -> float:
+        return round(statistics.median(a / b for a, b in zip(times[over], times[under], strict=True)), 3)
+
+    return {
+        "file": film.name,
+        "runs": runs,
+        "wall_s": {name: round(statistics.median(values), 2) for name, values in times.items()},
+        "job_over_bare": {str(n): ratio(f"job-{n}", f"bare-{n}") for n in CORES},
+        "speed_up_on_2_cores": {way: ratio(f"{way}-1", f"{way}-2") for way in ("job", "bare", "ffmpeg")},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", nargs="?", type=Path)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        film = arguments.file or repeat(default_film(directory), 3600)
+        clip = repeat(film, 300)
+        result = measure(film, clip, directory, arguments.runs)
+    print(json.dumps(result, indent=1))
+    if arguments.out:
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""One checkpoint on disk: its names, its meta.json, its hashes, its pins. docs/checkpoint-format.md describes them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.training.run_directory import read_json, write_json
+
+FORMAT_VERSION = 2
+META_NAME = "meta.json"
+_NAME = re.compile(r"step_(\d{8})")
+_PIN_SUFFIX = ".pin.json"
+
+
+class CheckpointFormatError(ValueError):
+    """A checkpoint was written by a newer version of this software."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A committed checkpoint. meta: content of its meta.json."""
+
+    directory: Path
+    step: int
+    meta: Mapping[str, Any]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(int(file["size_bytes"]) for file in self.meta["files"].values())
+
+    @property
+    def frozen_digest(self) -> str | None:
+        """Of the frozen parameters, which it does not hold; None if it holds every parameter (format 1)."""
+        return self.meta.get("frozen_digest")
+
+    @property
+    def pin(self) -> str | None:
+        """Why it must be kept, if somebody said so."""
+        path = _pin_path(self.directory)
+        return str(read_json(path)["reason"]) if path.is_file() else None
+
+    def find_damage(self, *, part: int = 0, num_parts: int = 1) -> str | None:
+        """What is wrong with the files, or with every num_parts-th of them from `part` on; None when nothing is."""
+        for name, expected in sorted(self.meta["files"].items())[part::num_parts]:
+            path = self.directory / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != expected["size_bytes"]:
+                return f"{name} has {path.stat().st_size} bytes instead of {expected['size_bytes']}"
+            if _sha256(path) != expected["sha256"]:
+                return f"{name} does not have the recorded sha256"
+        return None
+
+
+def checkpoint_path(parent: Path, step: int) -> Path:
+    """Where the checkpoint of a step belongs."""
+    return parent / f"step_{step:08d}"
+
+
+def checkpoint_directories(parent: Path) -> list[Path]:
+    """Everything below `parent` that is named like a committed checkpoint, by step."""
+    return sorted(path for path in parent.glob("step_*") if _NAME.fullmatch(path.name) and path.is_dir())
+
+
+def leftovers(parent: Path) -> list[Path]:
+    """What killed writes and killed removals left below `parent`."""
+    return sorted(parent.glob("step_*.tmp"))
+
+
+def quarantined(parent: Path) -> list[Path]:
+    """Damaged checkpoints that were set aside."""
+    return sorted(parent.glob("step_*.quarantined-*"))
+
+
+def open_checkpoint(directory: Path) -> Checkpoint | str:
+    """The checkpoint in `directory`, or what is wrong with its meta.json.
+
+    Raises:
+        CheckpointFormatError: it is of a newer format; to set it aside would lose work.
+    """
+    try:
+        meta = read_json(directory / META_NAME)
+        version = int(meta["format_version"])
+        if version > FORMAT_VERSION:
+            raise CheckpointFormatError(
+                f"{directory} has checkpoint format {version}, but this version reads up to {FORMAT_VERSION}: "
+                "continue the run with the version that wrote it, or a newer one."
+            )
+        return Checkpoint(directory=directory, step=int(meta["step"]), meta={**meta, "files": dict(meta["files"])})
+    except CheckpointFormatError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{META_NAME} can't be read ({type(error).__name__})"
+
+
+def commit(temporary: Path, final: Path, meta: Mapping[str, Any]) -> Checkpoint:
+    """Turn a directory of finished files into a checkpoint: meta.json last, then one rename."""
+    write_json(temporary / META_NAME, meta)
+    _fsync_directory(temporary)
+    temporary.rename(final)
+    _fsync_directory(final.parent)
+    return Checkpoint(directory=final, step=int(meta["step"]), meta=meta)
+
+
+def describe_files(directory: Path, rank: int) -> dict[str, dict[str, Any]]:
+    """Size and hash of the files that this rank wrote, after they reached the disk."""
+    own = [*directory.glob(f"__{rank}_*"), *(directory.glob(".metadata") if rank == 0 else ())]
+    described = {}
+    for path in own:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+        described[path.name] = {"size_bytes": path.stat().st_size, "sha256": _sha256(path)}
+    return described
+
+
+def set_pin(directory: Path, reason: str) -> None:
+    """Keep a checkpoint whatever the retention rule says."""
+    write_json(_pin_path(directory), {"reason": reason})
+
+
+def remove_pin(directory: Path) -> None:
+    """Leave a checkpoint to the retention rule again."""
+    _pin_path(directory).unlink(missing_ok=True)
+
+
+def remove(directory: Path) -> None:
+    """Delete a checkpoint. Renamed first: what a kill leaves behind is a leftover, not a checkpoint with holes."""
+    leftover = directory.with_suffix(".tmp")
+    directory.rename(leftover)
+    shutil.rmtree(leftover, ignore_errors=True)
+
+
+def size_on_disk(directory: Path) -> int:
+    """Bytes of all files below a directory."""
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+def _pin_path(directory: Path) -> Path:
+    # Beside the directory, not in it: a committed checkpoint is never written to.
+    return directory.with_name(directory.name + _PIN_SUFFIX)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

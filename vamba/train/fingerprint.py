@@ -1,0 +1,67 @@
+"""A digest of many parameters that does not depend on how they are spread over ranks.
+
+Every element contributes its bits times a factor made from its index in the whole tensor, and contributions are added
+modulo 2^64: each rank adds up its shard, the sums of all ranks are added, and the result is that of one process. It
+tells other weights apart (a single changed element always, others but by chance); it is no protection against someone
+who wants to deceive.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+_BLOCK = 1 << 22  # elements at once: the work arrays stay at some 100 MiB
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_SPREAD = 0x9E3779B97F4A7C16 - (1 << 64)  # 2^64 over the golden ratio, made even, as a signed number
+
+
+@torch.no_grad()
+def fingerprint(named: Iterable[tuple[str, Tensor]]) -> str:
+    """`sum64:` and 32 hex digits over names, shapes, types and values. Collective if the run has several ranks."""
+    items = sorted(named, key=lambda item: item[0])
+    sums = torch.zeros(len(items), dtype=torch.int64)
+    for place, (_, tensor) in enumerate(items):
+        sums[place] = _own_sum(tensor)
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        gathered = [None] * dist.get_world_size()
+        dist.all_gather_object(gathered, sums)
+        sums = torch.stack(gathered).sum(0)  # type: ignore[arg-type]
+    digest = hashlib.sha256()
+    for (name, tensor), value in zip(items, sums.tolist(), strict=True):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} {value % (1 << 64)}\n".encode())
+    return f"sum64:{digest.hexdigest()[:32]}"
+
+
+def _own_sum(tensor: Tensor) -> int:
+    """What this rank contributes for a tensor: its shard; a whole copy only on the first of those that hold one."""
+    if not isinstance(tensor, DTensor):
+        is_first = not dist.is_initialized() or dist.get_rank() == 0
+        return _sum(tensor, 0) if is_first else 0
+    coordinate = tensor.device_mesh.get_coordinate() or ()
+    for place, placement in zip(coordinate, tensor.placements, strict=True):
+        assert placement.is_replicate() or placement.is_shard(0), placement
+        if placement.is_replicate() and place != 0:
+            return 0
+    _, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    row = math.prod(tensor.shape[1:])
+    return _sum(tensor.to_local(), (offset[0] if offset else 0) * row)
+
+
+def _sum(tensor: Tensor, first_index: int) -> int:
+    flat = tensor.detach().contiguous().flatten().view(_INTEGERS[tensor.element_size()])
+    places = torch.arange(min(_BLOCK, flat.numel()), device=flat.device)
+    total = 0
+    for begin in range(0, flat.numel(), _BLOCK):
+        bits = flat[begin : begin + _BLOCK].to(torch.int64)
+        # Every index has an odd factor of its own: no change of one element is lost, and no two elements are alike.
+        factors = (places[: bits.numel()] + (first_index + begin)).mul_(_SPREAD).bitwise_or_(1)
+        total += int(bits.mul_(factors).sum())
+    return (total + (1 << 63)) % (1 << 64) - (1 << 63)
