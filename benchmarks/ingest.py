@@ -1,10 +1,11 @@
 """CPU of exact 1 fps sampling against a plain full decode of the same file, side by side.
 
-    python benchmarks/ingest.py [FILE…] [--runs 5]
+    python -m benchmarks.ingest [FILE…] [--runs 5] [--out FILE]
 
-Ours: hash the source, probe it, plan, decode to the exact frames, JPEG; one process, no Ray, no tar. Theirs:
-`ffmpeg -threads 1 -f null -`, which decodes everything and keeps nothing. Without files, five minutes of 640x360 H.264
-at 30 fps are made: once with x264's default GOP, once with a keyframe every two seconds. Prints medians as JSON.
+Ours: hash the source, probe it, plan, decode to the exact frames, JPEG, tar and its sha256; one process, no Ray.
+Theirs: `ffmpeg -threads 1 -f null -`, which decodes everything and keeps nothing. Without files, H.264 at 30 fps is
+made: five minutes of 640x360 and two of 1080p, each once with x264's default GOP and once with a keyframe every two
+seconds. Prints medians of pairs that ran one after the other, as JSON.
 """
 
 from __future__ import annotations
@@ -18,30 +19,24 @@ import sys
 import tempfile
 from pathlib import Path
 
-import ffmpeg
-
+from benchmarks.ingest_work import default_film
 from pipelines.ffmpeg import ffmpeg_binary
 
 WORKER = """
 import sys
-from pipelines.evaluation.ask import AskConfig, plan_ask, requests_of
+from pathlib import Path
+from benchmarks.ingest_work import plan_of, requests_of, write_tar
+from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.decode import decode_segment
-config = AskConfig(video=sys.argv[1], question="-", model="-")
-requests = requests_of(plan_ask(config), config.frames.jpeg_quality)
-print(sum(len(decode_segment(request)) for request in requests))
+video = plan_of(Path(sys.argv[1]), IngestConfig(sources=("-",), out="-"))
+print(write_tar(Path(sys.argv[2]), video, map(decode_segment, requests_of(video)))[0])
 """
 
 
 def make_files(directory: Path) -> list[Path]:
-    """The two default files."""
-    files = []
-    for name, options in (("default-gop", {}), ("2s-gop", {"g": 60})):
-        path = directory / f"640x360-30fps-{name}.mp4"
-        source = ffmpeg.input("testsrc2=size=640x360:rate=30", f="lavfi", t=300)
-        stream = source.output(str(path), vcodec="libx264", pix_fmt="yuv420p", **options)
-        ffmpeg.run(stream.global_args("-loglevel", "error", "-y"), cmd=ffmpeg_binary())
-        files.append(path)
-    return files
+    """The four default files."""
+    sizes = (("640x360", 300), ("1920x1080", 120))
+    return [default_film(directory, size, seconds, **options) for size, seconds in sizes for options in ({}, {"g": 60})]
 
 
 def cpu_s(command: list[str]) -> tuple[float, str]:
@@ -52,13 +47,13 @@ def cpu_s(command: list[str]) -> tuple[float, str]:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
 
 
-def measure(path: Path, runs: int) -> dict[str, object]:
+def measure(path: Path, tar: Path, runs: int) -> dict[str, object]:
     """Medians over pairs that ran one after the other; imports are measured apart and taken off ours."""
     plain = [ffmpeg_binary(), "-v", "error", "-threads", "1", "-i", str(path), "-map", "0:v:0", "-f", "null", "-"]
-    imports = WORKER.split("config = ")[0]
+    imports = WORKER.split("video = ")[0]
     pairs, num_frames = [], 0
     for _ in range(runs):
-        ours, output = cpu_s([sys.executable, "-c", WORKER, str(path)])
+        ours, output = cpu_s([sys.executable, "-c", WORKER, str(path), str(tar)])
         num_frames = int(output)
         pairs.append((ours - cpu_s([sys.executable, "-c", imports])[0], cpu_s(plain)[0]))
     return {
@@ -75,10 +70,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    rows = []
     with tempfile.TemporaryDirectory() as directory:
         for path in arguments.files or make_files(Path(directory)):
-            print(json.dumps(measure(path, arguments.runs)), flush=True)
+            rows.append(measure(path, Path(directory) / "ours.tar", arguments.runs))
+            print(json.dumps(rows[-1]), flush=True)
+    if arguments.out:
+        arguments.out.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -120,6 +120,18 @@ class LocalStorage:
         data = self.read_bytes(path)
         return data, _version_of(data)
 
+    def read_into(self, path: str, offset: int, target: memoryview) -> None:
+        """Fills `target` with the bytes from `offset`. Raises EOFError where the file ends before."""
+        descriptor = os.open(self._at(path), os.O_RDONLY)
+        try:
+            while target:
+                num_read = os.preadv(descriptor, [target], offset)
+                if num_read == 0:
+                    raise EOFError(f"{self._at(path)} ends {len(target)} bytes before the end of the range asked for")
+                offset, target = offset + num_read, target[num_read:]
+        finally:
+            os.close(descriptor)
+
     def write_atomic(self, path: str, data: bytes) -> None:
         temporary = self._write_temporary(path, data)
         os.replace(temporary, self._at(path))

@@ -77,10 +77,10 @@ def ingest(
         print_config(resolved)
         _print_plan(resolved, request)
     else:
-        _ingest(resolved, request, json=json)
+        _report(resolved, request, json=json)
 
 
-def _ingest(resolved: IngestConfig, request: Request, *, json: bool) -> None:
+def _report(resolved: IngestConfig, request: Request, *, json: bool) -> None:
     summary = _run(resolved, request)
     if json:
         print_json(summary)

@@ -48,6 +48,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+_RESUMABLE = (ingest.ingest, train.train, evaluate.evaluate)
 _GLOBAL_FLAGS = ("--debug", "--quiet")
 
 
@@ -68,7 +69,8 @@ def _guarded(verb: Callable[..., None]) -> Callable[..., None]:
             verb(*args, **kwargs)
         except KeyboardInterrupt:
             SESSION.end_progress()
-            typer.echo("vamba: interrupted; the same command continues where this one stopped.", err=True)
+            goes_on = "continues where this one stopped" if verb in _RESUMABLE else "starts again"
+            typer.echo(f"vamba: interrupted; the same command {goes_on}.", err=True)
             raise typer.Exit(130) from None
         except typer.Exit:
             raise

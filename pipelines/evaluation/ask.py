@@ -144,6 +144,10 @@ def requests_of(planned: PlannedVideo, jpeg_quality: int) -> list[DecodeRequest]
 
 def _decode(planned: PlannedVideo, config: AskConfig, progress: Callable[[int, int], None] | None) -> list[bytes]:
     requests = requests_of(planned, config.frames.jpeg_quality)
+    if planned.is_counted:
+        from pipelines.ingest.counted import decode_counted
+
+        return [frame for request in requests for frame in decode_counted(request)]
     num_processes = min(config.num_processes or os.cpu_count() or 1, len(requests))
     if num_processes == 1:
         return [frame for request in requests for frame in _decode_request(request)]

@@ -12,6 +12,7 @@ import numpy as np
 import simplejpeg
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
+from pipelines.ingest.gamut import is_wide, to_bt709
 from pipelines.ingest.h264 import encode_groups, to_yuv420p
 from pipelines.ingest.tonemap import is_hdr, tone_map
 from pipelines.ingest.types import DecodeRequest
@@ -73,6 +74,8 @@ def upright_rgb(frame: Any, *, width: int, height: int, orientation: str) -> np.
         rgb = tone_map(frame, scaled_width, scaled_height, _SCALING if needs_scaling else None)
     else:
         rgb = _sdr_to_rgb(frame, scaled_width, scaled_height)
+        if is_wide(frame):
+            rgb = to_bt709(rgb, frame.color_primaries)
     for step in orientation:
         rgb = rgb.transpose(1, 0, 2) if step == "t" else rgb[:, ::-1] if step == "x" else rgb[::-1]
     return np.ascontiguousarray(rgb)

@@ -273,6 +273,7 @@ def _decode_tasks(
             }
             common = {"codec": video.codec, "stream_index": video.stream_index, "source_uri": video.source.uri}
             common |= {"media": video.source.media, "is_damaged": "partial" in video.probe}
+            common["is_counted"] = video.is_counted
             common |= asdict(video.source.location)
             common["sequential_cost_s"] = sequential_s[segment.name]
             segments.append({"shard": shard.name, **common, **size, "segment": asdict(segment)})

@@ -57,6 +57,7 @@ def sequential_costs_s(video: PlannedVideo) -> list[float]:
     num_targets = 0
     for segment in video.segments:
         num_targets += len(segment.target_pts)
-        share = video.timestamps_ns[num_targets - 1] / video.duration_ns if video.duration_ns else 1.0
+        is_whole = video.is_counted or not video.duration_ns
+        share = 1.0 if is_whole else video.timestamps_ns[num_targets - 1] / video.duration_ns
         costs_s.append(segment.cost_s + full_s * share)
     return costs_s

@@ -31,6 +31,12 @@ def use_ranges(ranges: Ranges) -> None:
     _ranges = ranges
 
 
+def forget() -> None:
+    """Drops the blocks that are kept of the latest object."""
+    global _latest
+    _latest = None
+
+
 class LocalFile(io.RawIOBase):
     """Some bytes of a local file."""
 

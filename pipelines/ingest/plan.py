@@ -8,6 +8,7 @@ machine, so everything planned can be named before it exists, and resuming is a 
 from __future__ import annotations
 
 import hashlib
+import math
 from array import array
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
@@ -15,11 +16,20 @@ from fractions import Fraction
 import numpy as np
 
 from pipelines.ingest.config import IngestConfig, SplitRule
-from pipelines.ingest.segments import JPEG_BYTES_PER_PIXEL, Reading, Storing, cut_segments
+from pipelines.ingest.segments import (
+    NUM_TAPERED,
+    TAPER,
+    TAPERED_FROM,
+    Reading,
+    Storing,
+    cut_segments,
+)
+from pipelines.ingest.sizes import frame_bytes
 from pipelines.ingest.types import IngestError, PlannedVideo, ProbedImage, ProbedVideo, ShardPlan, VideoSource
 from vamba.data.sampling import select_frames
 
 _MEMBER_OVERHEAD_BYTES = 768
+_TIME_CHARS = 14  # of a frame's time in the JSON
 # What `orientation` amounts to: degrees to turn clockwise, after mirroring left to right or not.
 _TURNS = {"": (0, False), "tx": (90, False), "xy": (180, False), "ty": (270, False)}
 _TURNS |= {"x": (0, True), "txy": (90, True), "y": (180, True), "t": (270, True)}
@@ -51,6 +61,7 @@ def plan_video(source: VideoSource, probe: ProbedVideo, config: IngestConfig) ->
         height=height,
         orientation=probe.orientation,
         duration_ns=_to_ns(probe.end_pts - start_pts, probe.time_base),
+        frame_bytes=frame_bytes(probe, width, height, store, config.frames),
         timestamps_ns=tuple(_to_ns(int(pts) - start_pts, probe.time_base) for pts in target_pts),
         probe={
             "container": probe.container,
@@ -68,6 +79,7 @@ def plan_video(source: VideoSource, probe: ProbedVideo, config: IngestConfig) ->
             "is_interlaced": probe.is_interlaced,
             "pixel_aspect": str(probe.pixel_aspect),
             "has_audio": probe.has_audio,
+            **({"times": "counted"} if probe.is_counted else {}),
             "size_bytes": source.size_bytes,
         },
         segments=cut_segments(source.id, probe, target_pts, width * height, config.segment_cost_s, reading, storing),
@@ -118,17 +130,23 @@ def plan_shards(videos: Iterable[PlannedVideo], target_shard_bytes: int) -> tupl
 
 def estimated_bytes(video: PlannedVideo) -> int:
     """About how many bytes of a shard a video will take."""
-    frame_bytes = int(video.width * video.height * JPEG_BYTES_PER_PIXEL) + _MEMBER_OVERHEAD_BYTES
-    return len(video.timestamps_ns) * frame_bytes + 2 * _MEMBER_OVERHEAD_BYTES
+    num_frames = len(video.timestamps_ns)
+    num_members = 1 + (num_frames if video.store == "jpeg" else 1)
+    text_chars = sum(len(turn.value) for talk in video.source.conversations for turn in talk.turns)
+    return num_frames * (video.frame_bytes + _TIME_CHARS) + num_members * _MEMBER_OVERHEAD_BYTES + text_chars
 
 
 def group_by_cost(costs_s: Sequence[float], target_s: float) -> list[range]:
-    """Consecutive items, grouped so that each task has enough work to be worth its overhead."""
+    """Consecutive items, grouped so that each task has enough work to be worth its overhead; smaller at a long end."""
     groups = []
-    start, cost_s = 0, 0.0
+    start, cost_s, done_s = 0, 0.0, 0.0
+    total_s = sum(costs_s)
+    taper_from_s = total_s - NUM_TAPERED * target_s if total_s >= TAPERED_FROM * target_s else math.inf
     for index, item_s in enumerate(costs_s):
+        enough_s = target_s / TAPER if done_s >= taper_from_s else target_s
         cost_s += item_s
-        if cost_s >= target_s or index == len(costs_s) - 1:
+        done_s += item_s
+        if cost_s >= enough_s or index == len(costs_s) - 1:
             groups.append(range(start, index + 1))
             start, cost_s = index + 1, 0.0
     return groups

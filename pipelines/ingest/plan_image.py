@@ -11,6 +11,7 @@ from pipelines.ingest.types import IngestError, PlannedVideo, ProbedImage, Segme
 _DECODE_S_PER_PIXEL = 12e-9  # of the source; PNG takes twice as much, a large JPEG a third
 _STORE_S_PER_PIXEL = 8e-9
 _OPEN_S = 0.001
+_JPEG_BYTES_PER_PIXEL = 0.2  # photographs and drawings; what shards are planned with
 _MAX_ASPECT = 200  # of the stored sides: the vision tower takes no slimmer picture
 
 
@@ -38,6 +39,7 @@ def plan_image(source: VideoSource, probe: ProbedImage, config: IngestConfig) ->
         height=height,
         orientation=probe.orientation,
         duration_ns=0,
+        frame_bytes=round(width * height * _JPEG_BYTES_PER_PIXEL),
         timestamps_ns=(0,),
         probe={
             "codec": probe.format,

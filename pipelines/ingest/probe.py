@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import struct
 from array import array
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -21,7 +24,7 @@ from pipelines.ingest.config import Limits
 from pipelines.ingest.container import open_container
 from pipelines.ingest.deinterlace import is_interlaced
 from pipelines.ingest.limits import check_duration, check_pixels
-from pipelines.ingest.opening import SourceFile, checked_source
+from pipelines.ingest.opening import LocalFile, SourceFile, checked_source
 from pipelines.ingest.sniff import HEAD_BYTES, foreign_kind, mp4_damage
 from pipelines.ingest.tonemap import is_hdr
 from pipelines.ingest.types import IngestError, Location, ProbedVideo
@@ -44,6 +47,7 @@ class _PacketIndex:
     is_key: bytearray = field(default_factory=bytearray)
     is_shown: bytearray = field(default_factory=bytearray)
     durations: array[int] = field(default_factory=_integers)
+    key_bytes: int = 0  # of all keyframes
     num_without_pts: int = 0
     corrupt: set[int] = field(default_factory=set)  # positions
 
@@ -81,7 +85,8 @@ def probe_video(source: Location | str, limits: Limits = _NO_LIMITS, *, keep_dam
         if cut := mp4_damage(file, file.size_bytes):
             damage.report("truncated", cut)
         try:
-            return _probe_media(file, limits, damage)
+            with _hashed(file) as digest:
+                return _probe_media(file, limits, damage, digest)
         except av.error.MemoryError as error:
             raise MemoryError from error
         except av.error.FFmpegError as error:
@@ -95,7 +100,20 @@ def probe_damaged_video(location: Location, limits: Limits) -> ProbedVideo:
     return probe_video(location, limits, keep_damaged=True)
 
 
-def _probe_media(file: SourceFile, limits: Limits, damage: _Damage) -> ProbedVideo:
+@contextmanager
+def _hashed(file: SourceFile) -> Iterator[Callable[[], str]]:
+    """Hashes a local file on a second core, where there is one, while it is probed: what gives the digest in the end.
+
+    Remote bytes are hashed as they come.
+    """
+    if not isinstance(file, LocalFile):
+        yield file.sha256
+        return
+    with ThreadPoolExecutor(1) as thread:
+        yield thread.submit(file.sha256).result
+
+
+def _probe_media(file: SourceFile, limits: Limits, damage: _Damage, digest: Callable[[], str]) -> ProbedVideo:
     with open_container(file, limits.max_pixels) as container:
         stream = video_stream(container)
         check_pixels(stream.codec_context.width, stream.codec_context.height, limits.max_pixels)
@@ -112,7 +130,10 @@ def _probe_media(file: SourceFile, limits: Limits, damage: _Damage) -> ProbedVid
             damage.report("truncated", "its last packet is incomplete: it was cut")
         elif index.corrupt:
             damage.report("corrupt", f"{len(index.corrupt)} packets are incomplete: the file is damaged or was cut")
-        if header_frames > len(index.pts) + index.num_without_pts + 1:
+        num_there = len(index.pts) + index.num_without_pts
+        if container.format.name == "avi":  # its header counts ticks, also those that show the frame before once more
+            num_there = max(num_there, index.dts[-1] + 1)
+        if header_frames > num_there + 1:
             missing = f"its header announces {header_frames} frames, {len(index.pts)} are there: it was cut"
             damage.report("truncated", missing)
         shown = _shown(index)
@@ -122,14 +143,14 @@ def _probe_media(file: SourceFile, limits: Limits, damage: _Damage) -> ProbedVid
         details = (container.format.name, stream.index, stream.time_base, stream.codec_context)
         container_name, stream_index, time_base, context = details
         pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
+        is_counted = False
     frames = first_frames.decoded()
-    if any(later.pts <= earlier.pts for earlier, later in zip(frames, frames[1:], strict=False)):
-        message = "an AVI file with B-frames keeps no presentation times; re-encode it, e.g. to H.264 in MP4"
-        raise IngestError("no_timestamps", message)
+    if container_name == "avi" and _hides_its_order(index, context, frames):
+        index, shown, is_counted = _counted(index), np.ones(len(index.pts), bool), True
     return ProbedVideo(
-        digest="sha256:" + file.sha256(),
+        digest="sha256:" + digest(),
         container=container_name,
-        codec=context.name,
+        codec=context.codec.canonical_name,
         stream_index=stream_index,
         time_base=time_base,
         width=context.width,
@@ -141,12 +162,14 @@ def _probe_media(file: SourceFile, limits: Limits, damage: _Damage) -> ProbedVid
         is_hdr=is_hdr(frames[0]),
         is_interlaced=is_interlaced(frames[0], context.name),
         has_audio=has_audio,
+        mean_key_bytes=index.key_bytes // max(1, sum(index.is_key)),
         pts=np.asarray(index.pts, np.int64),
         dts=np.asarray(index.dts, np.int64),
         is_key=np.frombuffer(index.is_key, bool),
         is_shown=shown,
         end_pts=_end_pts(index, shown),
         damage=damage.first,
+        is_counted=is_counted,
     )
 
 
@@ -215,6 +238,7 @@ def _index_packets(container: Any, stream: Any, first_frames: _FirstFrames) -> _
         index.pts.append(packet.pts)
         index.dts.append(packet.dts if packet.dts is not None else packet.pts)
         index.is_key.append(packet.is_keyframe)
+        index.key_bytes += packet.size if packet.is_keyframe else 0
         invisible = is_vp8 and not memoryview(packet)[0] & 0x10  # an alternate reference: decoded, never shown
         index.is_shown.append(not packet.is_discard and not invisible)
         index.durations.append(packet.duration or 0)
@@ -230,6 +254,40 @@ def _shown(index: _PacketIndex) -> np.ndarray:
         return np.zeros_like(shown)
     shown[: keys[0]] = False
     return np.asarray(shown & (np.asarray(index.pts) >= index.pts[keys[0]]), bool)
+
+
+def _hides_its_order(index: _PacketIndex, context: Any, frames: list[Any]) -> bool:
+    """Whether frames of an AVI file are presented in another order than its made-up times say."""
+    if any(later.pts <= earlier.pts for earlier, later in zip(frames, frames[1:], strict=False)):
+        return True
+    is_in_order = all(later > earlier for earlier, later in zip(index.pts, index.pts[1:], strict=False))
+    if context.has_b_frames:
+        return is_in_order
+    # Without B-frames the tick is the time. For H.264 it is made up as the next frame's: wrong where one is left out.
+    return len({pts - dts for pts, dts in zip(index.pts, index.dts, strict=True)}) > 1
+
+
+def _counted(index: _PacketIndex) -> _PacketIndex:
+    """The index of an AVI file whose frames are counted (see counted.py): frame n is shown at tick n.
+
+    Raises:
+        IngestError: "no_timestamps", if a tick has no frame, so that counting gives no times.
+    """
+    ticks = range(len(index.dts))
+    if [dts - index.dts[0] for dts in index.dts] != list(ticks) or not index.is_key[0] or index.num_without_pts:
+        message = "an AVI file with B-frames that leaves frames out keeps no presentation times"
+        raise IngestError("no_timestamps", f"{message}; re-encode it, e.g. to H.264 in MP4")
+    starts = bytearray(tick == 0 for tick in ticks)  # decoding starts nowhere else
+    ones = array("q", [1]) * len(ticks)
+    return replace(
+        index,
+        pts=array("q", ticks),
+        dts=array("q", ticks),
+        is_key=starts,
+        is_shown=bytearray(ones),
+        durations=ones,
+        key_bytes=index.key_bytes // max(1, sum(index.is_key)),
+    )
 
 
 def _end_pts(index: _PacketIndex, counted: np.ndarray) -> int:

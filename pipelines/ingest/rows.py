@@ -40,7 +40,12 @@ VIDEO_TYPE = pa.struct(
         ("orientation", _STRING),
         ("duration_ns", _INT),
     ]
-    + [("timestamps_ns", pa.list_(_INT)), ("probe_json", _STRING), ("segments", pa.list_(SEGMENT_TYPE))]
+    + [
+        ("frame_bytes", _INT),
+        ("timestamps_ns", pa.list_(_INT)),
+        ("probe_json", _STRING),
+        ("segments", pa.list_(SEGMENT_TYPE)),
+    ]
 )
 FAILURE_TYPE = pa.struct(
     [("stage", _STRING), ("id", _STRING), ("source_uri", _STRING), ("error_class", _STRING), ("message", _STRING)]
@@ -51,8 +56,8 @@ SOURCE_SCHEMA = pa.schema([("source", SOURCE_TYPE)])
 PROBED_SCHEMA = pa.schema([("video", VIDEO_TYPE), ("failure", FAILURE_TYPE)])
 TASK_SEGMENT_TYPE = pa.struct(
     [("shard", _STRING), ("source_uri", _STRING), ("uri", _STRING), ("offset_bytes", _INT), ("length_bytes", _INT)]
-    + [("media", _STRING), ("is_damaged", pa.bool_()), ("codec", _STRING), ("stream_index", _INT)]
-    + [("store", _STRING), ("width", _INT)]
+    + [("media", _STRING), ("is_damaged", pa.bool_()), ("is_counted", pa.bool_()), ("codec", _STRING)]
+    + [("stream_index", _INT), ("store", _STRING), ("width", _INT)]
     + [("height", _INT), ("orientation", _STRING), ("sequential_cost_s", pa.float64()), ("segment", SEGMENT_TYPE)]
 )
 TASK_SHARD_TYPE = pa.struct([("name", _STRING), ("num_segments", _INT)])
@@ -104,6 +109,7 @@ def video_row(video: PlannedVideo) -> dict[str, Any]:
         "height": video.height,
         "orientation": video.orientation,
         "duration_ns": video.duration_ns,
+        "frame_bytes": video.frame_bytes,
         "timestamps_ns": list(video.timestamps_ns),
         "probe_json": json.dumps(video.probe),
         "segments": [asdict(segment) for segment in video.segments],

@@ -25,7 +25,8 @@ from typing import Any
 
 from pipelines.ingest.config import Limits
 from pipelines.ingest.ranges import MAX_RUN_BYTES
-from pipelines.ingest.remote import Ranges, RemoteRanges
+from pipelines.ingest.read_ahead import ReadAhead
+from pipelines.ingest.remote import Ranges
 from pipelines.ingest.types import DecodeRequest, IngestError, Location, ProbedImage, ProbedVideo
 from pipelines.ingest.wire import LENGTH, answer_from, framed
 
@@ -39,7 +40,7 @@ class DecoderProcess:
 
     def __init__(self, *, max_rss_bytes: int, ranges: Ranges | None = None) -> None:
         self._max_rss_bytes = max_rss_bytes
-        self._ranges = ranges or RemoteRanges()
+        self._ranges = ranges or ReadAhead()
         self._child: subprocess.Popen[bytes] | None = None
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the object
 
@@ -64,6 +65,11 @@ class DecoderProcess:
     def salvage(self, request: DecodeRequest, *, limit_s: float) -> list[bytes | None]:
         """See `salvage.salvage_segment`. Raises IngestError as `probe` does."""
         result: list[bytes | None] = self._call("salvage", (request,), request.location, limit_s)
+        return result
+
+    def decode_counted(self, request: DecodeRequest, *, limit_s: float) -> list[bytes]:
+        """See `counted.decode_counted`. Raises IngestError as `probe` does."""
+        result: list[bytes] = self._call("decode_counted", (request,), request.location, limit_s)
         return result
 
     def decode_image(self, request: DecodeRequest, *, limit_s: float) -> list[bytes]:

@@ -32,6 +32,7 @@ _HANDLERS = {
     "probe_damaged": "pipelines.ingest.probe.probe_damaged_video",
     "decode": "pipelines.ingest.decode.decode_segment",
     "decode_sequentially": "pipelines.ingest.decode.decode_sequentially",
+    "decode_counted": "pipelines.ingest.counted.decode_counted",
     "salvage": "pipelines.ingest.salvage.salvage_segment",
     "probe_image": "pipelines.ingest.images.probe_image",
     "decode_image": "pipelines.ingest.images.decode_image",

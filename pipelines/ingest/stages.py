@@ -77,6 +77,8 @@ def _probe(source: VideoSource, config: IngestConfig) -> PlannedVideo | Failure:
         probe = _twice_if_it_crashes(
             lambda: decoder.probe(source.location, config.limits, limit_s=limit_s, keep_damaged=config.partial)
         )
+        if probe.is_counted and (probe.damage or config.sampling.policy == "keyframes"):
+            raise probe.damage or IngestError("no_timestamps", "its keyframes have no times; choose another policy")
         video = plan_video(source, probe, config)
         return video if probe.damage is None else with_damage(video, probe.damage)
     except IngestError as error:
@@ -137,11 +139,13 @@ def _decode(item: dict[str, Any], config: IngestConfig, staging: Staging) -> dic
             raise IngestError("corrupt", "the file is damaged")  # so nothing of it is taken unchecked
         if item["media"] == "image":
             frames = decoder.decode_image(request, limit_s=limit_s)
+        elif item["is_counted"]:
+            frames = decoder.decode_counted(request, limit_s=sequential_limit_s)
         else:
             frames = _decode_with_retry(decoder, request, limit_s, sequential_limit_s)
     except IngestError as error:
         failure = _failure("decode", video_id, item["source_uri"], error)
-        if not config.partial or item["media"] == "image" or error.error_class in _UNREADABLE:
+        if not config.partial or item["media"] == "image" or item["is_counted"] or error.error_class in _UNREADABLE:
             staging.write_segment_failure(item["shard"], segment.name, failure)
             return {**row, "num_frames": 0, "error_class": error.error_class}
         kept = _salvaged(decoder, request, sequential_limit_s)

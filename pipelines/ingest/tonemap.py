@@ -65,9 +65,9 @@ def tone_map(frame: Any, width: int, height: int, scaling: Interpolation | None)
     light = _light(codes, is_hlg=frame.color_trc == ColorTrc.ARIB_STD_B67)
     largest = np.maximum(np.maximum(light[0], light[1]), light[2])
     gain = _curve_table().take(_root_index(largest)) / np.maximum(largest, np.float32(1))
-    matrix = _matrix_to_bt709(frame.color_primaries)
+    matrix = matrix_to_bt709(frame.color_primaries)
     signal = _signal_table()
-    return np.stack([signal.take(_root_index(_mix(light, row) * gain)) for row in matrix], axis=-1)
+    return np.stack([signal.take(_root_index(mix(light, row) * gain)) for row in matrix], axis=-1)
 
 
 def _samples(plane: Any) -> np.ndarray:
@@ -91,11 +91,11 @@ def _light(codes: list[np.ndarray], *, is_hlg: bool) -> list[np.ndarray]:
     if not is_hlg:
         return [_pq_table().take(code) for code in codes]
     scene = [_hlg_table().take(code) for code in codes]
-    system_gain = _hlg_gain_table().take(_root_index(_mix(scene, _BT2020_LUMA)))
+    system_gain = _hlg_gain_table().take(_root_index(mix(scene, _BT2020_LUMA)))
     return [channel * system_gain for channel in scene]
 
 
-def _mix(channels: list[np.ndarray], weights: Any) -> np.ndarray:
+def mix(channels: list[np.ndarray], weights: Any) -> np.ndarray:
     # Written out, since a matrix product may sum in another order on another processor.
     mixed: np.ndarray = (
         channels[0] * np.float32(weights[0])
@@ -171,7 +171,7 @@ def _signal_table() -> np.ndarray:
 
 
 @functools.cache
-def _matrix_to_bt709(primaries: int) -> np.ndarray:
+def matrix_to_bt709(primaries: int) -> np.ndarray:
     source = _CHROMATICITIES.get(ColorPrimaries(primaries), _BT2020)
     return np.linalg.solve(_rgb_to_xyz(_BT709), _rgb_to_xyz(source)).round(6)
 

@@ -79,11 +79,13 @@ class ProbedVideo:
     is_hdr: bool  # the first frame is tagged as PQ or HLG
     is_interlaced: bool  # the first frame is woven from two fields
     has_audio: bool
+    mean_key_bytes: int  # of a keyframe, encoded
     pts: np.ndarray  # int64
     dts: np.ndarray  # int64
     is_key: np.ndarray  # bool
     is_shown: np.ndarray  # bool: presented (not before an edit list's start, not an invisible frame)
     end_pts: int  # when the last frame leaves the screen
+    is_counted: bool = False  # its packets have no times, pts are numbers of frames; see counted.py
     damage: IngestError | None = None  # what is wrong with it, if it is to be kept in part
 
 
@@ -132,9 +134,15 @@ class PlannedVideo:
     height: int
     orientation: str
     duration_ns: int
+    frame_bytes: int  # about, of a stored frame
     timestamps_ns: tuple[int, ...]
     probe: dict[str, Any]  # for the sample's JSON
     segments: tuple[Segment, ...]
+
+    @property
+    def is_counted(self) -> bool:
+        """See `ProbedVideo`."""
+        return self.probe.get("times") == "counted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from pipelines.shard_ranges import ShardRanges
 from pipelines.training.checkpoints import CheckpointStore
 from pipelines.training.config import TrainingConfig
 from pipelines.training.ranks import from_first, rank_and_world_size
@@ -62,7 +63,7 @@ def open_training_data(config: TrainingConfig) -> TrainingData:
         rows=rows,
         plan=plan,
         digest=manifest.digest,
-        read_range=lambda shard, offset, length: storage.read_range(f"shards/{shard}", offset, length),
+        read_range=ShardRanges(storage),
         num_steps=config.train.num_steps or plan.num_steps(config.train.num_epochs),
     )
 

@@ -114,7 +114,9 @@ def test_an_interruption_is_one_line_and_130(model: Path, data: Path, monkeypatc
     monkeypatch.setattr("pipelines.evaluation.job.run_evaluation", interrupted)
     result = vamba("evaluate", "--model", model, "--data", data)
     assert result.exit_code == 130
-    assert result.stderr.strip().count("\n") == 0
+    assert result.stderr.strip().count("\n") == 0 and "continues" in result.stderr
+    monkeypatch.setattr("pipelines.datasets.verify.verify", lambda *_, **__: interrupted())
+    assert "starts again" in vamba("data", "verify", data).stderr
 
 
 def test_evaluate_dry_run_prints_configuration_and_plan_and_writes_nothing(

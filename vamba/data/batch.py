@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vamba.data.frames import FrameProcessing, frame_grid, frames_to_patches
+from vamba.data.frames import FrameProcessing, fill_patches, frame_grid
 from vamba.data.text import IGNORE_LABEL, EncodedText
 from vamba.ops.attention.layout import CrossLayout, Segments, cross_layout, segments
 
@@ -31,8 +31,6 @@ Grid = tuple[int, int, int]
 """(t, h, w) of one media item: frame pairs, patch rows, patch columns."""
 
 _Layout = TypeVar("_Layout")
-
-_PAIRS_AT_ONCE = 32  # resized on a device together: 45 MB of frames of 640x360
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +131,7 @@ class Batch:
         if self.processing is None:
             return to_device(self, device, non_blocking=non_blocking)
         rest = replace(self, frames_NHWC=(), processing=None)
-        patches_PC = _patches_on(device, self.frames_NHWC, self.processing, non_blocking=non_blocking)
+        patches_PC = _patches_on(device, self.frames_NHWC, self.processing)
         return replace(to_device(rest, device, non_blocking=non_blocking), patches_PC=patches_PC)
 
     def pin_memory(self) -> Batch:
@@ -187,7 +185,7 @@ def collate(
         cross=cross_layout(text_lengths, video_lengths),
         teacher=_teacher_rows(texts, starts),
         video=video_layout([sample.grid_thws for sample in samples if sample.grid_thws], merge_size=merge_size),
-        patches_PC=torch.from_numpy(np.concatenate(patches)) if patches else None,
+        patches_PC=_joined(patches) if patches else None,
         num_samples=len(samples),
         num_text_tokens=len(ids),
         num_loss_tokens=len(targets),
@@ -270,20 +268,17 @@ def _teacher_rows(texts: Sequence[EncodedText], starts: np.ndarray) -> TeacherRo
     )
 
 
-def _patches_on(
-    device: torch.device | str, media_NHWC: Sequence[Tensor], processing: FrameProcessing, *, non_blocking: bool
-) -> Tensor:
-    """uint8[P, C] on `device`. Frames go there some at a time, so that it holds little more than the patches."""
-    pair = processing.temporal_patch_size
-    grids = [_grid(frames_NHWC, processing) for frames_NHWC in media_NHWC]
-    num_values = 3 * pair * processing.patch_size**2
-    patches_PC = torch.empty((sum(map(math.prod, grids)), num_values), dtype=torch.uint8, device=device)
-    filled = 0
-    for frames_NHWC, (num_pairs, _, _) in zip(media_NHWC, grids, strict=True):
-        for part_NHWC in frames_NHWC[: num_pairs * pair].split(_PAIRS_AT_ONCE * pair):
-            part_PC, _ = frames_to_patches(part_NHWC.to(device, non_blocking=non_blocking), processing)
-            patches_PC[filled : filled + len(part_PC)] = part_PC
-            filled += len(part_PC)
+def _joined(patches: Sequence[np.ndarray]) -> Tensor:
+    return torch.from_numpy(patches[0] if len(patches) == 1 else np.concatenate(patches))
+
+
+def _patches_on(device: torch.device | str, media_NHWC: Sequence[Tensor], processing: FrameProcessing) -> Tensor:
+    """uint8[P, C] on `device`."""
+    sizes = [math.prod(_grid(frames_NHWC, processing)) for frames_NHWC in media_NHWC]
+    num_values = 3 * processing.temporal_patch_size * processing.patch_size**2
+    patches_PC = torch.empty((sum(sizes), num_values), dtype=torch.uint8, device=device)
+    for part_PC, frames_NHWC in zip(patches_PC.split(sizes), media_NHWC, strict=True):
+        fill_patches(part_PC, frames_NHWC, processing)
     return patches_PC
 
 

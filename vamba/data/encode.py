@@ -9,13 +9,15 @@ suffice.
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import numpy as np
 
 from vamba.data.batch import EncodedSample
-from vamba.data.frames import FrameProcessing, frame_grid, frames_to_patches
+from vamba.data.frames import Empty, FrameProcessing, fill_patches, frame_grid
 from vamba.data.members import members
+from vamba.data.memory_pool import MemoryPool
 from vamba.data.reader_config import ReaderConfig
 from vamba.data.sample import Sample
 from vamba.data.sample_table import Placed
@@ -31,8 +33,8 @@ class Encoder(Protocol):
 
     processing: FrameProcessing
 
-    def __call__(self, content: memoryview) -> EncodedSample:
-        """Raises ValueError when the bytes are not a whole sample."""
+    def __call__(self, content: memoryview, memory: MemoryPool | None = None) -> EncodedSample:
+        """Raises ValueError when the bytes are not a whole sample. Pixels may be put in `memory`."""
 
     def num_bytes(self, row: Placed) -> int:
         """Size of the sample's encoded pixels, known before it is read."""
@@ -51,19 +53,21 @@ class SampleEncoder:
         self.processing = config.frames
         self.keeps_frames = config.resizes_on_device(device)
 
-    def __call__(self, content: bytes | memoryview) -> EncodedSample:
-        """Raises ValueError when the bytes are not a whole sample."""
-        sample = _parse(content)
+    def __call__(self, content: bytes | memoryview, memory: MemoryPool | None = None) -> EncodedSample:
+        """Raises ValueError when the bytes are not a whole sample. Pixels are put in `memory`."""
+        empty: Empty = np.empty if memory is None else memory.empty
+        sample = parse_sample(content)
         num_frames = self.config.num_frames(sample.num_frames, sample.width, sample.height)
-        frames_NHWC = stored_frames(sample).decode(uniform_indices(num_frames, sample.num_frames))
+        frames_NHWC = stored_frames(sample).decode(uniform_indices(num_frames, sample.num_frames), empty)
         height, width = frames_NHWC.shape[1:3]
         if (width, height) != (sample.width, sample.height):
             raise ValueError(f"its frames are {width}x{height} pixels, its JSON says {sample.width}x{sample.height}")
         texts = tuple(encode_conversation(self.tokenizer, c, media=True) for c in sample.conversations)
+        grid = frame_grid(num_frames, sample.width, sample.height, self.processing)
         if self.keeps_frames:
-            grid = frame_grid(num_frames, sample.width, sample.height, self.processing)
             return EncodedSample(id=sample.id, patches=None, frames=(frames_NHWC,), grid_thws=(grid,), texts=texts)
-        patches_PC, grid = frames_to_patches(frames_NHWC, self.processing)
+        patches_PC = empty((math.prod(grid), self._values_per_patch), np.uint8)
+        fill_patches(patches_PC, frames_NHWC, self.processing)
         return EncodedSample(id=sample.id, patches=patches_PC, grid_thws=(grid,), texts=texts)
 
     def num_bytes(self, row: Placed) -> int:
@@ -85,7 +89,8 @@ class SampleEncoder:
         return _CHANNELS * self.processing.temporal_patch_size * self.processing.patch_size**2
 
 
-def _parse(content: bytes | memoryview) -> Sample:
+def parse_sample(content: bytes | memoryview) -> Sample:
+    """The sample in these members; its frames are views of `content`. ValueError when the bytes are not one."""
     named = [(name, bytes(data) if name.endswith(".json") else data) for name, data in members(content)]
     try:
         return Sample.from_members(named)  # type: ignore[arg-type]  # frames stay views

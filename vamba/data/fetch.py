@@ -16,10 +16,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 
+from vamba.data.memory_pool import MemoryPool
 from vamba.data.sample_table import Placed
 
 ReadRange = Callable[[str, int, int], bytes]
-"""(shard name, offset in bytes, length in bytes) -> exactly those bytes."""
+"""(shard name, offset in bytes, length in bytes) -> exactly those bytes.
+
+An object with a method `read_into(shard name, offset in bytes, memory to fill)` is read that way, into memory that is
+used again.
+"""
 
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 10.0
@@ -68,8 +73,17 @@ def merge_neighbours(rows: Sequence[Placed], max_read_bytes: int) -> list[list[P
 class Fetcher:
     """Reads samples on the threads of `pool`. After `close`, what has not been read fails at once."""
 
-    def __init__(self, read_range: ReadRange, pool: Executor, *, max_read_bytes: int, retry_for_s: float) -> None:
-        self._read_range, self._pool = read_range, pool
+    def __init__(
+        self,
+        read_range: ReadRange,
+        pool: Executor,
+        *,
+        memory: MemoryPool,
+        max_read_bytes: int,
+        retry_for_s: float,
+    ) -> None:
+        self._read_range, self._pool, self._memory = read_range, pool, memory
+        self._read_into: Callable[[str, int, memoryview], None] | None = getattr(read_range, "read_into", None)
         self._max_read_bytes, self._retry_for_s = max_read_bytes, retry_for_s
         self._closing = threading.Event()
         self._lock = threading.Lock()
@@ -94,7 +108,7 @@ class Fetcher:
         first, last = group[0], group[-1]
         begin, end = first.offset_bytes, last.offset_bytes + last.size_bytes
         try:
-            content = memoryview(self._read(first.shard, begin, end - begin))
+            content = self._read(first.shard, begin, end - begin)
         except BaseException as error:  # belongs to whoever waits for the samples
             if len(group) > 1 and _stays(error):
                 for row in group:  # damage to one is not its neighbours'
@@ -108,14 +122,14 @@ class Fetcher:
             at = row.offset_bytes - begin
             futures[row.id].set_result(content[at : at + row.size_bytes])
 
-    def _read(self, shard: str, offset: int, length: int) -> bytes:
+    def _read(self, shard: str, offset: int, length: int) -> memoryview:
         pause_s, started = _FIRST_PAUSE_S, time.monotonic()
         while True:
             if self._closing.is_set():
                 raise ReaderClosedError
             self._count(num_reads=1, num_bytes=length)
             try:
-                return self._read_range(shard, offset, length)
+                return self._read_once(shard, offset, length)
             except OSError as error:
                 if _stays(error) or time.monotonic() - started + pause_s > self._retry_for_s:
                     raise
@@ -123,6 +137,13 @@ class Fetcher:
             self._closing.wait(pause_s * random.uniform(0.5, 1.0))
             self._count(num_retries=1)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _read_once(self, shard: str, offset: int, length: int) -> memoryview:
+        if self._read_into is None:
+            return memoryview(self._read_range(shard, offset, length))
+        target = self._memory.take(length).data
+        self._read_into(shard, offset, target)
+        return target
 
     def _count(self, *, num_reads: int = 0, num_bytes: int = 0, num_retries: int = 0) -> None:
         with self._lock:

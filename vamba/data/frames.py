@@ -17,7 +17,7 @@ Shapes: N frames, H height, W width (pixels), P patches, C = 3 * 2 * 14 * 14 val
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 Pixels = TypeVar("Pixels", np.ndarray, "Tensor")
 """A numpy array, or a torch tensor on any device; what comes out is of the same kind."""
 
+Empty = Callable[[tuple[int, ...], Any], np.ndarray]
+"""(shape, dtype) -> an array of any content, as `np.empty`."""
+
 _MAX_ASPECT = 200
+_PAIRS_AT_ONCE = 8  # 11 MB of frames of 640x360
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,9 +114,23 @@ def recorded_tokens(num_frames: int, width: int, height: int) -> int:
         return 0
 
 
-def decode_jpegs(frames: Sequence[bytes]) -> np.ndarray:
-    """JPEG files of one size -> uint8[N, H, W, 3], RGB. ValueError names the frame that fails."""
-    return _stacked((_decoded(index, data) for index, data in enumerate(frames)), len(frames))
+def decode_jpegs(frames: Sequence[bytes], empty: Empty = np.empty) -> np.ndarray:
+    """JPEG files of one size -> uint8[N, H, W, 3], RGB, in memory from `empty`. ValueError names what fails."""
+    import simplejpeg
+
+    stacked: np.ndarray | None = None
+    for index, data in enumerate(frames):
+        try:
+            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+            if stacked is None:
+                stacked = empty((len(frames), height, width, 3), np.uint8)
+            if (height, width) == stacked.shape[1:3]:
+                # In place: memory for a picture by itself costs a fifth of the time that decoding takes.
+                simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=stacked[index])
+        except ValueError as error:
+            raise ValueError(f"frame {index} is not a readable JPEG: {error}") from error
+        _check_size(index, (height, width), stacked)
+    return _whole(stacked)
 
 
 def stack_frames(images: Sequence[np.ndarray]) -> np.ndarray:
@@ -137,6 +155,21 @@ def frames_to_patches(frames_NHWC: Pixels, cfg: FrameProcessing) -> tuple[Pixels
     order = (0, 2, 5, 3, 6, 8, 1, 4, 7)
     ordered = cells.transpose(order) if isinstance(cells, np.ndarray) else cells.permute(order)
     return ordered.reshape(math.prod(grid), 3 * step * patch * patch), grid
+
+
+def fill_patches(patches_PC: Pixels, frames_NHWC: Pixels, cfg: FrameProcessing) -> None:
+    """`frames_to_patches` into uint8[P, C] that is there, frames moved to its device: a few at a time, so that little
+    memory is needed beside it."""
+    pair = cfg.temporal_patch_size
+    num_frames = num_frame_pairs(len(frames_NHWC), cfg) * pair
+    filled = 0
+    for begin in range(0, num_frames, _PAIRS_AT_ONCE * pair):
+        part_NHWC = frames_NHWC[begin : min(begin + _PAIRS_AT_ONCE * pair, num_frames)]
+        if not isinstance(part_NHWC, np.ndarray):
+            part_NHWC = part_NHWC.to(patches_PC.device, non_blocking=True)
+        part_PC, _ = frames_to_patches(part_NHWC, cfg)
+        patches_PC[filled : filled + len(part_PC)] = part_PC
+        filled += len(part_PC)
 
 
 def patchify(frames_NHWC: Pixels, cfg: FrameProcessing) -> tuple[Pixels, tuple[int, int, int]]:
@@ -183,15 +216,6 @@ def round_to_cells(width: int, height: int, cfg: FrameProcessing) -> tuple[int, 
     return new_width, new_height
 
 
-def _decoded(index: int, data: bytes) -> np.ndarray:
-    import simplejpeg
-
-    try:
-        return simplejpeg.decode_jpeg(data, colorspace="RGB")
-    except ValueError as error:
-        raise ValueError(f"frame {index} is not a readable JPEG: {error}") from error
-
-
 def _stacked(images: Iterable[np.ndarray], num_frames: int) -> np.ndarray:
     stacked: np.ndarray | None = None
     for index, image in enumerate(images):
@@ -202,12 +226,21 @@ def _stacked(images: Iterable[np.ndarray], num_frames: int) -> np.ndarray:
             )
         if stacked is None:
             stacked = np.empty((num_frames, *image.shape), np.uint8)
-        if image.shape != stacked.shape[1:]:
-            sizes = [f"{shape[1]}x{shape[0]}" for shape in (image.shape, stacked.shape[1:])]
-            raise ValueError(
-                f"frame {index} is {sizes[0]} pixels, the first is {sizes[1]}; the frames of a video have one size"
-            )
+        _check_size(index, image.shape[:2], stacked)
         stacked[index] = image
+    return _whole(stacked)
+
+
+def _check_size(index: int, size: tuple[int, ...], stacked: np.ndarray) -> None:
+    first = stacked.shape[1:3]
+    if size != first:
+        raise ValueError(
+            f"frame {index} is {size[1]}x{size[0]} pixels, the first is {first[1]}x{first[0]}; the frames of a video "
+            "have one size"
+        )
+
+
+def _whole(stacked: np.ndarray | None) -> np.ndarray:
     if stacked is None:
         raise ValueError("there are no frames; a video has at least one")
     return stacked

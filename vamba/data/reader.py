@@ -25,6 +25,7 @@ from typing import Any
 from vamba.data.batch import Batch, EncodedSample, collate
 from vamba.data.encode import Encoder
 from vamba.data.fetch import Fetcher, ReadCounts, ReadRange, UnreadableSampleError
+from vamba.data.memory_pool import MemoryPool
 from vamba.data.plan import DataPlan, Pack, PlannedStep, PlanState
 from vamba.data.prefetch_window import PrefetchWindow
 from vamba.data.reader_config import ReaderConfig
@@ -120,8 +121,13 @@ class PackReader:
         threaded = config.decode_workers > 0
         self._readers = _pool(config.read_workers if threaded else 0, "read")
         self._decoders = _pool(config.decode_workers, "decode")
+        self._memory = MemoryPool(keep_bytes=config.prefetch_bytes // 4)
         self._fetcher = Fetcher(
-            read_range, self._readers, max_read_bytes=config.max_read_bytes, retry_for_s=config.retry_reads_for_s
+            read_range,
+            self._readers,
+            memory=self._memory,
+            max_read_bytes=config.max_read_bytes,
+            retry_for_s=config.retry_reads_for_s,
         )
         self._state, self._wait_s = state, 0.0
         self._ready: queue.SimpleQueue[tuple[StepInput, _Step] | BaseException] = queue.SimpleQueue()
@@ -226,7 +232,7 @@ class PackReader:
         try:
             content = read.result()
             try:
-                encoded = self._encode(content)
+                encoded = self._encode(content, self._memory)
                 self._check(encoded, row)
             except ValueError as error:
                 raise UnreadableSampleError(row, error) from error

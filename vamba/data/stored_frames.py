@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from vamba.data.frames import decode_jpegs
+from vamba.data.frames import Empty, decode_jpegs
 from vamba.data.h264 import decode_h264
 from vamba.data.sample import Sample
 
@@ -23,8 +23,11 @@ class StoredFrames(Protocol):
     def __len__(self) -> int:
         """How many there are."""
 
-    def decode(self, indices: Sequence[int]) -> np.ndarray:
-        """The frames with these numbers -> uint8[N, H, W, 3], RGB. ValueError names what can't be decoded."""
+    def decode(self, indices: Sequence[int], empty: Empty = np.empty) -> np.ndarray:
+        """The frames with these numbers -> uint8[N, H, W, 3], RGB. ValueError names what can't be decoded.
+
+        empty: gives the memory for them, where the decoder writes into memory.
+        """
 
 
 class JpegFrames:
@@ -36,8 +39,8 @@ class JpegFrames:
     def __len__(self) -> int:
         return len(self._files)
 
-    def decode(self, indices: Sequence[int]) -> np.ndarray:
-        return decode_jpegs([self._files[index] for index in indices])
+    def decode(self, indices: Sequence[int], empty: Empty = np.empty) -> np.ndarray:
+        return decode_jpegs([self._files[index] for index in indices], empty)
 
 
 class H264Frames:
@@ -49,7 +52,7 @@ class H264Frames:
     def __len__(self) -> int:
         return self._num_frames
 
-    def decode(self, indices: Sequence[int]) -> np.ndarray:
+    def decode(self, indices: Sequence[int], empty: Empty = np.empty) -> np.ndarray:
         return decode_h264(self._stream, indices, width=self._width, height=self._height)
 
 

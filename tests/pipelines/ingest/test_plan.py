@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.ingest.config import IngestConfig, SplitRule
@@ -35,6 +35,7 @@ def make_probe(num_frames: int = 900, gop: int = 30, **changes: object) -> Probe
         is_hdr=False,
         is_interlaced=False,
         has_audio=False,
+        mean_key_bytes=14_000,
         pts=pts,
         dts=pts,
         is_key=np.arange(num_frames) % gop == 0,
@@ -55,6 +56,7 @@ def make_plan(name: str = "v", segment_cost_s: float = 0.02, **changes: object) 
     return plan_video(make_source(name), make_probe(**changes), config)  # type: ignore[arg-type]
 
 
+@settings(deadline=None)
 @given(num_frames=st.integers(1, 400), gop=st.integers(1, 120), cost_s=st.sampled_from([1e-9, 0.003, 0.02, 10.0]))
 def test_segments_tile_the_targets(num_frames: int, gop: int, cost_s: float) -> None:
     video = make_plan(segment_cost_s=cost_s, num_frames=num_frames, gop=gop)
@@ -69,7 +71,9 @@ def test_segments_cost_about_the_same_and_as_much_as_asked() -> None:
     video = make_plan(num_frames=30 * 3600, segment_cost_s=1.5)
     costs = [segment.cost_s for segment in video.segments]
     assert len(costs) > 10
-    assert max(costs) / min(costs) < 1.2 and 1.0 < np.mean(costs) < 2.0
+    full, end = costs[:-8], costs[-8:]
+    assert max(full) / min(full) < 1.2 and 1.0 < np.mean(full) < 2.0
+    assert max(end) / min(end) < 1.3 and 0.25 < np.mean(end) < 0.5  # so that no core waits long for the last one
 
 
 def test_one_gop_is_one_segment() -> None:
@@ -136,11 +140,20 @@ def test_shards_keep_the_order_of_ids_and_close_at_the_target() -> None:
     assert len(plan_shards(videos, 10 * size)) == 1 and plan_shards([], 1000) == ()
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 5), max_size=30))
 def test_groups_cover_everything_once(costs: list[float]) -> None:
     groups = group_by_cost(costs, 2.0)
     assert [index for group in groups for index in group] == list(range(len(costs)))
-    assert all(sum(costs[i] for i in group) >= 2.0 for group in groups[:-1])
+    assert all(sum(costs[i] for i in group) >= 0.5 for group in groups[:-1])
+    before_end = [group for group in groups if sum(costs[: group.stop]) < sum(costs) - 4.0]
+    assert all(sum(costs[i] for i in group) >= 2.0 for group in before_end)
+
+
+def test_the_end_of_a_long_job_is_cut_smaller() -> None:
+    sizes = [len(group) for group in group_by_cost([0.5] * 40, 2.0)]
+    assert sizes == [4] * 8 + [1] * 8
+    assert [len(group) for group in group_by_cost([0.5] * 20, 2.0)] == [4] * 5
 
 
 def test_rows_carry_everything() -> None:

@@ -9,6 +9,8 @@ import random
 import pytest
 
 from pipelines.ingest.ranges import BLOCK_BYTES, CACHE_BYTES, MAX_RUN_BYTES, RangeCache, RangeFile
+from pipelines.ingest.read_ahead import ReadAhead
+from pipelines.ingest.types import IngestError
 
 
 class Store:
@@ -88,3 +90,56 @@ def test_a_digest_after_a_scan_reads_only_the_rest(scanned_bytes: int) -> None:
     file.read(scanned_bytes)
     assert file.sha256() == hashlib.sha256(store.content(0, store.size_bytes)).hexdigest()
     assert store.requested_bytes <= store.size_bytes + BLOCK_BYTES
+
+
+class Shared:
+    """Serves and counts, as `remote.Ranges`."""
+
+    def __init__(self, store: Store, failures: int = 0) -> None:
+        self.store, self.failures = store, failures
+        self.offsets: list[int] = []
+
+    def size(self, uri: str) -> int:
+        return self.store.size_bytes
+
+    def read(self, uri: str, offset: int, length: int) -> bytes:
+        self.offsets.append(offset)
+        if self.failures:
+            self.failures -= 1
+            raise IngestError("unreachable", "for a moment")
+        return self.store.fetch(offset, length)
+
+
+@pytest.mark.parametrize("failures", [0, 2])
+def test_a_scan_finds_its_next_run_fetched(failures: int) -> None:
+    store = Store(60 * 1024**2 + 5)
+    now, later = Shared(store), Shared(store, failures)
+    ahead = ReadAhead(now, later)
+    file = RangeFile(RangeCache(lambda offset, length: ahead.read("s3://b/a", offset, length), ahead.size("s3://b/a")))
+    position = 0
+    while part := file.read(1024**2):
+        assert part == store.content(position, len(part))
+        position += len(part)
+    assert position == store.size_bytes
+    assert len(now.offsets) == 3 + failures  # 256 KiB, 512 KiB, 1 MiB, and what could not be had ahead
+    if not failures:
+        assert store.requested_bytes == store.size_bytes
+
+
+def test_jumps_read_nothing_ahead() -> None:
+    store = Store(60 * 1024**2)
+    now, later = Shared(store), Shared(store)
+    ahead = ReadAhead(now, later)
+    cache = RangeCache(lambda offset, length: ahead.read("s3://b/a", offset, length), store.size_bytes)
+    for index in (9, 150, 10, 80):
+        cache.block(index)
+    assert not later.offsets
+
+
+def test_what_was_fetched_for_one_place_is_not_given_for_another() -> None:
+    store = Store(60 * 1024**2)
+    ahead = ReadAhead(Shared(store), Shared(store))
+    run = 4 * 1024**2
+    ahead.read("s3://b/a", 0, run)
+    assert ahead.read("s3://b/a", 20 * 1024**2, 100) == store.content(20 * 1024**2, 100)
+    assert ahead.read("s3://b/a", run, 300) == store.content(run, 300)

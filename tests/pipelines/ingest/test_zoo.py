@@ -21,7 +21,7 @@ from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.decode import decode_segment, decode_sequentially
 from pipelines.ingest.plan import plan_video
 from pipelines.ingest.probe import probe_video
-from pipelines.ingest.types import DecodeRequest, IngestError, PlannedVideo, Segment, VideoSource
+from pipelines.ingest.types import DecodeRequest, PlannedVideo, Segment, VideoSource
 from tests.pipelines.ingest.media import Decoded, decode_all, make_video, remux, run, with_edits
 from vamba.data.sampling import FrameSampling
 
@@ -249,12 +249,6 @@ def test_anamorphic_and_rotated_frames_are_stored_as_seen(tmp_path: Path) -> Non
     assert (wide.width, wide.height) == (128, 64)
     tall = plan(rotated(90)(tmp_path / "tall.mp4"))
     assert (tall.width, tall.height) == (56, 96)
-
-
-def test_avi_with_b_frames_is_refused_since_its_times_are_lost(tmp_path: Path) -> None:
-    with pytest.raises(IngestError) as error:
-        probe_video(str(make_video(tmp_path / "a.avi", bf=2)))
-    assert error.value.error_class == "no_timestamps" and "re-encode" in error.value.message
 
 
 def test_sound_is_seen(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from tests.distributed.dataset import make_sample
 from tests.vamba.data.shards import row_of
 from vamba.data.fetch import Fetcher, ReaderClosedError, ReadRange, UnreadableSampleError, merge_neighbours
 from vamba.data.manifest import SampleRow
+from vamba.data.memory_pool import MemoryPool
 
 CONTENT = bytes(range(256)) * 4
 ROWS = [
@@ -27,7 +28,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def fetcher(pool: ThreadPoolExecutor, read_range: ReadRange, *, retry_for_s: float = 0.0) -> Fetcher:
-    return Fetcher(read_range, pool, max_read_bytes=350, retry_for_s=retry_for_s)
+    return Fetcher(read_range, pool, memory=MemoryPool(1000), max_read_bytes=350, retry_for_s=retry_for_s)
 
 
 def read(shard: str, offset: int, length: int) -> bytes:
