@@ -21,6 +21,10 @@ from pipelines.manifest_io import read_failures
 from pipelines.manifest_tables import StoredVersion, open_version, read_inputs_of
 
 
+# Raised whenever a work area of an earlier program could not be continued: its plans, segments or records.
+_WORK_VERSION = 2
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """What may happen to a finished dataset."""
@@ -51,7 +55,7 @@ class Work:
 
 def work_key(config: IngestConfig, identities: Iterable[tuple[Any, ...]], base_digest: str | None) -> str:
     """The name of the work area of some sources; `identities` as the store gives them."""
-    state = hashlib.sha256(json.dumps(["batches", config.work_digest, base_digest]).encode())
+    state = hashlib.sha256(json.dumps([_WORK_VERSION, config.work_digest, base_digest]).encode())
     for identity in identities:
         state.update(json.dumps(identity).encode())
     return "sha256:" + state.hexdigest()
