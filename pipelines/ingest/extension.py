@@ -20,7 +20,6 @@ from pipelines.ingest.store import SourceStore
 from pipelines.manifest_io import read_failures
 from pipelines.manifest_tables import StoredVersion, open_version, read_inputs_of
 
-
 # Raised whenever a work area of an earlier program could not be continued: its plans, segments or records.
 _WORK_VERSION = 2
 
