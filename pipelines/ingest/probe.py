@@ -186,10 +186,10 @@ def video_stream(container: Any) -> Any:
     if not films:
         what = "only cover art beside its sound" if streams else "sound only" if container.streams.audio else "no video"
         raise IngestError("no_video_stream", f"the file holds {what}")
-    film = max(films, key=lambda s: (bool(s.disposition & Disposition.default), s.width * s.height, -s.index))
-    if film.codec_context is None:
+    films = [stream for stream in films if stream.codec_context is not None]
+    if not films:
         raise IngestError("unsupported", "ffmpeg has no decoder for its video stream; re-encode it, e.g. to H.264")
-    return film
+    return max(films, key=lambda s: (bool(s.disposition & Disposition.default), s.width * s.height, -s.index))
 
 
 class _FirstFrames:

@@ -118,11 +118,15 @@ def _on_grid(pts: Sequence[int], end_pts: int, time_base: Fraction, fps: float, 
     if num_targets == 0:
         return [0]  # shorter than half a step: its first frame stands for it
     indices = []
-    position = 0
-    for k in range(num_targets):
+    position = k = 0
+    while k < num_targets:
         target = pts[0] + math.floor((2 * k + first) * half_step)
         position = bisect.bisect_right(pts, target, lo=position) - 1
         indices.append(position)
+        if position + 1 == len(pts):
+            break
+        # On to the first target that the next frame answers: a frame may stay for days, by a damaged timestamp.
+        k = max(k + 1, math.ceil(((pts[position + 1] - pts[0]) / half_step - first) / 2))
     return indices
 
 

@@ -55,6 +55,10 @@ def test_one_fps_of_ntsc_never_slips() -> None:
     assert all((index * 1001) <= second * 30000 < (index + 1) * 1001 for second, index in enumerate(chosen))
 
 
+def test_a_frame_that_stays_for_ages_by_a_damaged_time_costs_nothing() -> None:
+    assert select_frames(FrameSampling(fps=5), [0, 1, 10**15], 10**16, Fraction(3)) == [0, 1, 2]
+
+
 def test_max_frames_thins_evenly_and_keeps_the_first() -> None:
     chosen = select_frames(FrameSampling(fps=1, max_frames=4), range(100), 100, Fraction(1, 10))
     assert chosen == [0, 20, 50, 70]
