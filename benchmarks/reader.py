@@ -231,7 +231,8 @@ def measure(bench: Bench, runs: int) -> dict[str, object]:
             "reader_before_decode": lambda: bench.read_epochs(parse, PASSES),
         }
         reads, _ = in_turn(work, 3 * runs)
-    with bench.reader(bench.for_device) as device, bench.reader(bench.on_host) as host:
+    # On this thread, so that nothing runs on into the next measurement.
+    with bench.reader(bench.for_device, 0) as device, bench.reader(bench.on_host, 0) as host:
         decodes, _ = in_turn(
             {
                 "jpeg_alone": bench.jpeg_alone,
