@@ -8,10 +8,11 @@ but spends more time on a header than it takes to read the frame behind it.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 
 _BLOCK_BYTES = 512
-_END = bytes(_BLOCK_BYTES)
+_HEADER = struct.Struct("100s24x11s21x1s100x5s250x")  # name, size in octal digits, type, magic
 _REGULAR = (b"0", b"\0")
 
 
@@ -24,15 +25,16 @@ def members(content: bytes | memoryview) -> Iterator[tuple[str, memoryview]]:
     view = memoryview(content)
     position, end = 0, len(view)
     while position < end:
-        header = bytes(view[position : position + _BLOCK_BYTES])
-        if header == _END:
-            return
-        if header[257:262] != b"ustar" or header[156:157] not in _REGULAR:
+        if end - position < _BLOCK_BYTES:
+            raise ValueError(f"{end - position} bytes stand where a tar header belongs, which has {_BLOCK_BYTES}")
+        name, octal, kind, magic = _HEADER.unpack_from(view, position)
+        if magic != b"ustar" or kind not in _REGULAR:
+            if not any(view[position : position + _BLOCK_BYTES]):
+                return
             raise ValueError(f"there is no tar header of a regular file at byte {position} of the sample")
-        name = header[: header.index(b"\0")].decode("ascii")
-        size_bytes = int(header[124:135], 8)
+        size_bytes = int(octal, 8)
         position += _BLOCK_BYTES
         if position + size_bytes > end:
             raise ValueError(f"member {name!r} has {size_bytes} bytes, of which {max(0, end - position)} are there")
-        yield name, view[position : position + size_bytes]
+        yield name.rstrip(b"\0").decode("ascii"), view[position : position + size_bytes]
         position += size_bytes + -size_bytes % _BLOCK_BYTES

@@ -26,7 +26,7 @@ class MemoryPool:
         self._keep_bytes = keep_bytes
         self._lock = threading.Lock()
         self._returned: deque[np.ndarray] = deque()  # filled by finalizers, which may run inside any other line
-        # Size, less the number of the return, block: of one size, what was used last comes first, and may be cached.
+        # Size, less the number of the return, block: what was used last, and may be in a cache, comes first.
         self._free: list[tuple[int, int, np.ndarray]] = []
         self._free_bytes = 0
         self._num_returns = 0

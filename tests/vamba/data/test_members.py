@@ -30,9 +30,9 @@ def test_contents_are_views() -> None:
 @pytest.mark.parametrize("cut", [1, 511, 513, 1000])
 def test_a_cut_sample_is_refused(cut: int) -> None:
     content = tar_members(make_sample(3))
-    with pytest.raises(ValueError, match="no tar header|of which"):
+    with pytest.raises(ValueError, match="no tar header|of which|belongs"):
         list(members(content[:-600]))
-    with pytest.raises(ValueError, match="no tar header|of which"):
+    with pytest.raises(ValueError, match="no tar header|of which|belongs"):
         list(members(content[cut:]))
 
 
