@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,6 @@ from pipelines.manifest_io import MANIFEST_NAME, build_manifest, read_manifest, 
 from vamba.data.manifest import SampleRow, ShardRow
 
 NUM_ROWS = 1_000_000
-SAMPLES_PER_SHARD = 8
 CLIP_S = 120
 FILM_HOURS = (1 / 6, 1 / 2)
 _REQUEST = re.compile(r'"(PUT|GET|HEAD|POST|DELETE) (\S+) HTTP')
@@ -46,8 +46,8 @@ def manifest_of(num_rows: int, directory: Path) -> dict[str, Any]:
     """Simulated: a manifest of so many videos, written and read by the real code."""
     digests = [hashlib.sha256(str(row).encode()).hexdigest() for row in range(num_rows)]
     shards = [
-        ShardRow(name=f"shard-{n:06d}.tar", size_bytes=10**9, sha256=digests[n], num_samples=SAMPLES_PER_SHARD)
-        for n in range(num_rows // SAMPLES_PER_SHARD)
+        ShardRow(name=f"shard-{n:06d}.tar", size_bytes=140_000_000, sha256=digests[n], num_samples=1)
+        for n in range(num_rows)  # a film of an hour fills a shard of 128 MB
     ]
     samples = [_sample(row, digests[row]) for row in range(num_rows)]
     manifest = build_manifest(shards, samples, config_digest="sha256:0", inputs_digest="sha256:1")
@@ -72,8 +72,8 @@ def _sample(row: int, digest: str) -> SampleRow:
     folder, name = divmod(row, 1000)
     values: dict[str, Any] = {
         "id": f"channel-{folder:05d}-{digest[:11]}",
-        "shard": f"shard-{row // SAMPLES_PER_SHARD:06d}.tar",
-        "offset_bytes": row % SAMPLES_PER_SHARD * 132_000_000,
+        "shard": f"shard-{row:06d}.tar",
+        "offset_bytes": 0,
         "size_bytes": 132_000_000 + row % 1000 * 512,
         "split": "train",
         "media": "video",
@@ -224,23 +224,27 @@ def film_of_an_hour(directory: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("figures", nargs="*", help="the ones to make again: plan film requests manifest_tenth manifest")
     parser.add_argument("--rows", type=int, default=NUM_ROWS)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="what is in it of other figures stays")
     arguments = parser.parse_args()
     figures: dict[str, Any] = {}
+    if arguments.out and arguments.out.exists():
+        figures = json.loads(arguments.out.read_text())
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        for figure, work in {
+        all_figures: dict[str, Callable[[], dict[str, Any]]] = {
             "plan": plan_of_an_hour,
             "film": lambda: film_of_an_hour(directory),
             "requests": lambda: requests_per_hour(directory),
             "manifest_tenth": lambda: manifest_of(arguments.rows // 10, directory),
             "manifest": lambda: manifest_of(arguments.rows, directory),
-        }.items():
-            figures[figure] = work()
+        }
+        for figure in arguments.figures or all_figures:
+            figures[figure] = all_figures[figure]()
             print(json.dumps({figure: figures[figure]}), flush=True)
-    if arguments.out:
-        arguments.out.write_text(json.dumps(figures, indent=1) + "\n")
+            if arguments.out:
+                arguments.out.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ from benchmarks.peers.film import exact_numbers, make_film
 HERE = Path(__file__).parent
 LIMIT_S = 300
 # video2dataset pins torch 2.1.2 with CUDA and imports all of its models and captioners. On the way to a frame it needs
-# none of them, so what it imports is installed from a list, and modules that are never called are stand-ins.
+# none of them, so what it imports is installed from a list of exact versions, without what they ask for in turn, and
+# modules that are never called are stand-ins.
 _STAND_INS = "torchaudio,torchaudio.functional,whisperx"
 
 
@@ -42,8 +43,7 @@ class Peer:
     script: str
     arguments: tuple[str, ...] = ()
     environment: str | None = None  # None: this project's
-    packages: tuple[str, ...] = ()
-    packages_alone: tuple[str, ...] = ()  # installed without what they ask for
+    packages: tuple[str, ...] = ()  # for pip install
 
 
 def _video2dataset(name: str, delivers: str, *arguments: str) -> Peer:
@@ -53,8 +53,7 @@ def _video2dataset(name: str, delivers: str, *arguments: str) -> Peer:
         script="with_video2dataset.py",
         arguments=(_STAND_INS, *arguments),
         environment="video2dataset",
-        packages=("-r", str(HERE / "video2dataset.txt")),
-        packages_alone=("video2dataset==1.3.0", "scenedetect==0.6.2", "torchdata==0.7.1"),
+        packages=("--no-deps", "-r", str(HERE / "video2dataset.txt")),
     )
 
 
@@ -89,8 +88,6 @@ def interpreter(peer: Peer, environments: Path) -> str:
     if not finished.exists():
         venv.create(folder, with_pip=True, clear=True)
         install = [str(python), "-m", "pip", "install", "-q"]
-        if peer.packages_alone:
-            subprocess.run([*install, "--no-deps", *peer.packages_alone], check=True, capture_output=True, text=True)
         subprocess.run([*install, *peer.packages], check=True, capture_output=True, text=True)
         finished.touch()
     return str(python)
