@@ -39,7 +39,8 @@ from vamba.data.manifest import SampleRow, ShardRow
 NUM_ROWS = 1_000_000
 CLIP_S = 120
 FILM_HOURS = (1 / 6, 1 / 2)
-_REQUEST = re.compile(r'"(PUT|GET|HEAD|POST|DELETE) (\S+) HTTP')
+# The server paints some of its lines.
+_REQUEST = re.compile(r'"(?:\x1b\[\d+m)*(PUT|GET|HEAD|POST|DELETE) (\S+) HTTP')
 
 
 def manifest_of(num_rows: int, directory: Path) -> dict[str, Any]:
