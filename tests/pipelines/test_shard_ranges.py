@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.s3 import S3Storage
 from pipelines.shard_ranges import ShardRanges
-from pipelines.storage import LocalStorage, S3Storage
+from pipelines.storage import LocalStorage
 from tests.s3_server import S3Server, s3, s3_server  # noqa: F401 - fixtures
 from tests.vamba.data.shards import CONFIG, Shards, encoder, write_shards
 from vamba.data.fetch import ReadRange
