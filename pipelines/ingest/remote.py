@@ -9,6 +9,7 @@ An object is opened once for as long as its ranges are asked for one after the o
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
@@ -18,8 +19,12 @@ from pipelines.ingest.types import IngestError
 
 _MAX_ATTEMPTS = 5
 _FIRST_PAUSE_S = 0.25  # doubled after each attempt: four pauses of 4 s in all
-_DENIED_WORDS = ("access_denied", "access denied", "forbidden", "invalid_access_key", "signature_does_not_match", "403")
-_MISSING_WORDS = ("no_such_key", "no_such_bucket", "404")
+# What an error says beside the address, which may hold any of these words: a status as an attribute (HTTP clients), or
+# in the text, and the error names of S3.
+_STATUS = re.compile(r"(?:response|status)(?: code)?\W{1,3}(\d{3})\b")
+_AWS_ERROR = re.compile(r"aws error (\w+) during")
+_MISSING = {"404", "410", "no_such_key", "no_such_bucket", "resource_not_found"}
+_DENIED = {"401", "403", "access_denied", "invalid_access_key_id", "signature_does_not_match"}
 _T = TypeVar("_T")
 
 
@@ -96,9 +101,10 @@ class RemoteRanges:
 
 def _error_class(error: Exception) -> str:
     text = str(error).lower()
-    if isinstance(error, FileNotFoundError) or any(word in text for word in _MISSING_WORDS):
+    said = {str(getattr(error, "status", "")), *_STATUS.findall(text), *_AWS_ERROR.findall(text)}
+    if isinstance(error, FileNotFoundError) or said & _MISSING:
         return "not_found"
-    if isinstance(error, PermissionError) or any(word in text for word in _DENIED_WORDS):
+    if isinstance(error, PermissionError) or said & _DENIED:
         return "permission_denied"
     return "unreachable"
 

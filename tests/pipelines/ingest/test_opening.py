@@ -243,8 +243,32 @@ def test_a_missing_object_and_a_lost_server_are_named(
     assert error.value.error_class == "not_found" and f"s3://{bucket}/none.mp4" in error.value.message
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(IngestError) as error:
-        decoder.probe(Location(uri=f"s3://{bucket}/other.mp4"), Limits(), limit_s=60)
+        decoder.probe(Location(uri=f"s3://{bucket}/film-404-forbidden.mp4"), Limits(), limit_s=60)
     assert error.value.error_class == "unreachable"
+
+
+@pytest.mark.parametrize(
+    ("text", "error_class"),
+    [
+        (
+            "for key 'a' in bucket 'b': AWS Error ACCESS_DENIED during HeadObject operation: no body",
+            "permission_denied",
+        ),
+        ("AWS Error NO_SUCH_BUCKET during GetObject operation: it does not exist", "not_found"),
+        ("AWS Error UNKNOWN (HTTP status 403) during HeadObject operation", "permission_denied"),
+        ("404, message='Not Found', url='http://h/film'", "unreachable"),
+        ("for key '403.mp4' in bucket '404': AWS Error NETWORK_CONNECTION during HeadObject operation", "unreachable"),
+    ],
+)
+def test_errors_are_told_apart_by_what_they_say_not_by_the_address(text: str, error_class: str) -> None:
+    assert remote._error_class(OSError(text)) == error_class
+
+
+def test_an_http_status_tells_what_is_wrong() -> None:
+    class ResponseError(Exception):
+        status = 404
+
+    assert remote._error_class(ResponseError("Not Found")) == "not_found"
 
 
 def test_an_object_that_vanishes_is_named_while_decoding(
