@@ -19,6 +19,7 @@ import av
 import psutil
 import pytest
 
+from pipelines.ingest import sandbox
 from pipelines.ingest.config import Limits
 from pipelines.ingest.container import open_container
 from pipelines.ingest.opening import use_ranges
@@ -247,7 +248,8 @@ def test_too_large_pictures_are_refused_before_they_take_memory(huge: Path, deco
     assert psutil.Process(decoder._child.pid).memory_info().rss < 150e6
 
 
-def test_a_decoder_that_needs_too_much_memory_says_so(huge: Path) -> None:
+def test_a_decoder_that_needs_too_much_memory_says_so(huge: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "_POLL_S", 0.01)  # else a fast machine is done before the worker looks
     decoder = DecoderProcess(max_rss_bytes=1)
     try:
         with pytest.raises(IngestError) as error:
