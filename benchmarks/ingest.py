@@ -25,11 +25,12 @@ from pipelines.ffmpeg import ffmpeg_binary
 WORKER = """
 import sys
 from pathlib import Path
-from benchmarks.ingest_work import plan_of, requests_of, write_tar
+from benchmarks.ingest_work import plan_of, write_tar
+from pipelines.ingest.requests import requests_of
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.decode import decode_segment
 video = plan_of(Path(sys.argv[1]), IngestConfig(sources=("-",), out="-"))
-print(write_tar(Path(sys.argv[2]), video, map(decode_segment, requests_of(video)))[0])
+print(write_tar(Path(sys.argv[2]), video, map(decode_segment, requests_of(video, 85)))[0])
 """
 
 

@@ -29,12 +29,13 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from benchmarks.ingest_work import default_film, plan_with, repeat, requests_of, source_of, write_tar
+from benchmarks.ingest_work import default_film, plan_with, repeat, source_of, write_tar
 from benchmarks.peers.measured import tree_cpu_s
 from pipelines.ffmpeg import ffmpeg_binary
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.job import run_ingest
 from pipelines.ingest.progress import Silent
+from pipelines.ingest.requests import requests_of
 from pipelines.ingest.sandbox import DecoderProcess
 from pipelines.ingest.types import DecodeRequest
 from pipelines.ray_session import ray_session
@@ -66,7 +67,7 @@ def bare(path: Path, directory: Path, num_processes: int) -> None:
 
     video = plan_with(decoders[0], source_of(path), IngestConfig(sources=("-",), out="-"))
     with ThreadPoolExecutor(num_processes) as pool:
-        write_tar(directory / "bare.tar", video, pool.map(decode, requests_of(video)))
+        write_tar(directory / "bare.tar", video, pool.map(decode, requests_of(video, 85)))
     for decoder in decoders:
         decoder.close()
 

@@ -21,12 +21,13 @@ from typing import Any
 
 import ffmpeg
 
-from benchmarks.ingest_work import requests_of, source_of
+from benchmarks.ingest_work import source_of
 from pipelines.ffmpeg import ffmpeg_binary
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.decode import decode_segment
 from pipelines.ingest.plan import plan_video
 from pipelines.ingest.probe import probe_video
+from pipelines.ingest.requests import requests_of
 from pipelines.ingest.types import VideoSource
 
 FILMS = {
@@ -86,7 +87,7 @@ def measure(path: Path, name: str, hours: float) -> dict[str, Any]:
     source = source_of(path)
     probe_bytes, probe = peak_of("probe", str(path))
     plan_bytes, planned = peak_of("plan", (source, pickle.dumps(probe)))
-    requests = requests_of(planned)
+    requests = requests_of(planned, 85)
     decoded = [peak_of("decode", requests[index]) for index in (0, len(requests) // 2, -1)]
     return {
         "film": name,

@@ -16,12 +16,12 @@ import os
 import time
 from pathlib import Path
 
-from pipelines.evaluation.ask import requests_of
 from pipelines.ingest import opening, ranges
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.decode import decode_segment
 from pipelines.ingest.plan import plan_video
 from pipelines.ingest.probe import probe_video
+from pipelines.ingest.requests import requests_of
 from pipelines.ingest.types import Location, VideoSource
 from vamba.data.sampling import FrameSampling
 

@@ -28,7 +28,8 @@ from pipelines.ingest.container import open_container
 from pipelines.ingest.decode import decode_segment
 from pipelines.ingest.plan import plan_video
 from pipelines.ingest.probe import probe_video
-from pipelines.ingest.types import DecodeRequest, PlannedVideo, VideoSource
+from pipelines.ingest.requests import requests_of
+from pipelines.ingest.types import VideoSource
 from vamba.data.sampling import FrameSampling
 
 CONTAINERS = ("mp4", "mkv", "ts", "flv")
@@ -109,7 +110,7 @@ def sparse(path: Path) -> dict[str, Any]:
     )
     size_bytes = path.stat().st_size
     source = VideoSource(id="v", uri=str(path), size_bytes=size_bytes, mtime_ns=0, split=None, conversations=())
-    by_rule = request(plan_video(source, probe_video(str(path)), config))
+    (by_rule,) = requests_of(plan_video(source, probe_video(str(path)), config), 85)
     read_on = replace(by_rule, seeks=())
     assert decode_segment(by_rule) == decode_segment(read_on)
     rule_s, read_s = cpu_s(lambda: decode_segment(by_rule)), cpu_s(lambda: decode_segment(read_on))
@@ -120,23 +121,6 @@ def sparse(path: Path) -> dict[str, Any]:
         "read_through_cpu_s": round(read_s, 3),
         "by_rule_cpu_s": round(rule_s, 3),
     }
-
-
-def request(video: PlannedVideo) -> DecodeRequest:
-    (segment,) = video.segments
-    return DecodeRequest(
-        uri=video.source.uri,
-        codec=video.codec,
-        stream_index=video.stream_index,
-        key_pts=segment.key_pts,
-        key_dts=segment.key_dts,
-        target_pts=segment.target_pts,
-        seeks=segment.seeks,
-        width=video.width,
-        height=video.height,
-        orientation=video.orientation,
-        jpeg_quality=85,
-    )
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from pipelines.ingest.pack import TarWriter
 from pipelines.ingest.plan import plan_video
 from pipelines.ingest.probe import probe_video
 from pipelines.ingest.sandbox import DecoderProcess
-from pipelines.ingest.types import DecodeRequest, PlannedVideo, VideoSource
+from pipelines.ingest.types import PlannedVideo, VideoSource
 from vamba.data.sample import frame_name
 
 
@@ -48,26 +48,6 @@ def plan_of(path: Path, config: IngestConfig) -> PlannedVideo:
 def plan_with(decoder: DecoderProcess, source: VideoSource, config: IngestConfig) -> PlannedVideo:
     """A file probed in a decoder process."""
     return plan_video(source, decoder.probe(source.location, config.limits, limit_s=600), config)
-
-
-def requests_of(video: PlannedVideo, jpeg_quality: int = 85) -> list[DecodeRequest]:
-    """What the decoder is asked, one request per segment."""
-    return [
-        DecodeRequest(
-            uri=video.source.uri,
-            codec=video.codec,
-            stream_index=video.stream_index,
-            key_pts=segment.key_pts,
-            key_dts=segment.key_dts,
-            target_pts=segment.target_pts,
-            seeks=segment.seeks,
-            width=video.width,
-            height=video.height,
-            orientation=video.orientation,
-            jpeg_quality=jpeg_quality,
-        )
-        for segment in video.segments
-    ]
 
 
 def write_tar(path: Path, video: PlannedVideo, segments: Iterable[list[bytes]]) -> tuple[int, str]:

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.ingest_work import plan_of, requests_of, write_tar
+from benchmarks.ingest_work import plan_of, write_tar
 from benchmarks.peers.measured import number_of, report
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.decode import decode_segment
+from pipelines.ingest.requests import requests_of
 
 film = Path(sys.argv[1])
 
@@ -27,7 +28,7 @@ def numbers(path: Path) -> list[int]:
 
 def ingest(directory: Path) -> Path:
     video = plan_of(film, IngestConfig(sources=("-",), out="-"))
-    write_tar(directory / "ours.tar", video, map(decode_segment, requests_of(video)))
+    write_tar(directory / "ours.tar", video, map(decode_segment, requests_of(video, 85)))
     return directory / "ours.tar"
 
 

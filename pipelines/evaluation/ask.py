@@ -118,31 +118,9 @@ def ask(config: AskConfig, progress: Callable[[int, int], None] | None = None) -
     )
 
 
-def requests_of(planned: PlannedVideo, jpeg_quality: int) -> list[DecodeRequest]:
-    """What a decoder is asked, one request per segment, in the order of the video."""
-    from pipelines.ingest.types import DecodeRequest
-
-    return [
-        DecodeRequest(
-            uri=planned.source.location.uri,
-            offset_bytes=planned.source.location.offset_bytes,
-            length_bytes=planned.source.location.length_bytes,
-            codec=planned.codec,
-            stream_index=planned.stream_index,
-            key_pts=segment.key_pts,
-            key_dts=segment.key_dts,
-            target_pts=segment.target_pts,
-            seeks=segment.seeks,
-            width=planned.width,
-            height=planned.height,
-            orientation=planned.orientation,
-            jpeg_quality=jpeg_quality,
-        )
-        for segment in planned.segments
-    ]
-
-
 def _decode(planned: PlannedVideo, config: AskConfig, progress: Callable[[int, int], None] | None) -> list[bytes]:
+    from pipelines.ingest.requests import requests_of
+
     requests = requests_of(planned, config.frames.jpeg_quality)
     if planned.is_counted:
         from pipelines.ingest.counted import decode_counted

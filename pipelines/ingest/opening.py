@@ -9,12 +9,12 @@ Either is a seekable binary file with `size_bytes`. container.py makes a media c
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pipelines.ingest.positioned import PositionedFile
 from pipelines.ingest.ranges import RangeCache, RangeFile
 from pipelines.ingest.remote import Ranges, RemoteRanges
 from pipelines.ingest.types import IngestError, Location
@@ -37,37 +37,21 @@ def forget() -> None:
     _latest = None
 
 
-class LocalFile(io.RawIOBase):
+class LocalFile(PositionedFile):
     """Some bytes of a local file."""
 
     def __init__(self, path: str, offset_bytes: int = 0, length_bytes: int | None = None) -> None:
-        super().__init__()
         self.path = path
         self.offset_bytes = offset_bytes
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         available = max(0, os.fstat(self._descriptor).st_size - offset_bytes)
-        self.size_bytes = available if length_bytes is None else min(length_bytes, available)
+        super().__init__(available if length_bytes is None else min(length_bytes, available))
         self.is_part = offset_bytes > 0 or length_bytes is not None
-        self._position = 0
 
     def close(self) -> None:
         if not self.closed:
             os.close(self._descriptor)
         super().close()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size_bytes}[whence]
-        self._position = max(0, base + offset)
-        return self._position
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         wanted = max(0, min(len(buffer), self.size_bytes - self._position))

@@ -10,9 +10,10 @@ may advance side by side, as sound and picture do in a badly interleaved file.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import OrderedDict
 from collections.abc import Callable
+
+from pipelines.ingest.positioned import PositionedFile
 
 BLOCK_BYTES = 256 * 1024
 CACHE_BYTES = 32 * 1024**2
@@ -79,28 +80,12 @@ class RangeCache:
             self._num_hashed = offset + len(data)
 
 
-class RangeFile(io.RawIOBase):
+class RangeFile(PositionedFile):
     """A position in a cached object. Reads are never short, but at the end."""
 
     def __init__(self, cache: RangeCache) -> None:
-        super().__init__()
+        super().__init__(cache.size_bytes)
         self.cache = cache
-        self.size_bytes = cache.size_bytes
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size_bytes}[whence]
-        self._position = max(0, base + offset)
-        return self._position
 
     def read(self, size: int | None = -1) -> bytes:
         left = max(0, self.size_bytes - self._position)

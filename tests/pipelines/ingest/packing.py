@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pipelines.evaluation.ask import requests_of
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.decode import decode_segment
 from pipelines.ingest.lock import destination_lock
 from pipelines.ingest.pack import pack_shard
 from pipelines.ingest.plan import plan_shards, plan_video
 from pipelines.ingest.probe import probe_video
+from pipelines.ingest.requests import requests_of
 from pipelines.ingest.staging import Staging
 from pipelines.ingest.types import PlannedVideo, ShardCommit, VideoSource
 from pipelines.manifest_io import build_manifest, write_failures, write_manifest

@@ -24,6 +24,7 @@ from pipelines.ingest.types import DecodeRequest
 from pipelines.manifest_io import read_manifest
 from pipelines.ray_session import ray_session
 from tests.pipelines.ingest.media import make_video
+from tests.pipelines.ingest.probed_requests import requests_for
 from tests.pipelines.ingest.test_zoo import ZOO, vfr
 from vamba.data.sampling import FrameSampling
 
@@ -66,22 +67,7 @@ def requests(path: Path, segment_cost_s: float) -> list[DecodeRequest]:
     targets.sort()
     reading = Reading.of(probe, path.stat().st_size, is_remote=False)
     segments = cut_segments("v", probe, targets, probe.width * probe.height, segment_cost_s, reading)
-    return [
-        DecodeRequest(
-            uri=str(path),
-            codec=probe.codec,
-            stream_index=probe.stream_index,
-            key_pts=segment.key_pts,
-            key_dts=segment.key_dts,
-            target_pts=segment.target_pts,
-            seeks=segment.seeks,
-            width=probe.width,
-            height=probe.height,
-            orientation="",
-            jpeg_quality=95,
-        )
-        for segment in segments
-    ]
+    return requests_for(path, probe, segments)
 
 
 @pytest.mark.parametrize("name", FILMS)

@@ -16,6 +16,7 @@ from pipelines.ingest.probe import probe_video
 from pipelines.ingest.segments import Reading, cut_segments
 from pipelines.ingest.types import DecodeRequest
 from tests.pipelines.ingest.media import make_video
+from tests.pipelines.ingest.probed_requests import requests_for
 from tests.pipelines.ingest.test_plan import make_probe
 
 X265 = "log-level=error:keyint=12:min-keyint=12:bframes=3"
@@ -39,20 +40,9 @@ def request_of(path: Path, reading: Reading, stride: int = 17) -> DecodeRequest:
     """One segment with every `stride`-th frame of a film."""
     probe = probe_video(str(path))
     targets = np.unique(probe.pts[probe.is_shown])[::stride]
-    (segment,) = cut_segments("v", probe, targets, probe.width * probe.height, 1e9, reading)
-    return DecodeRequest(
-        uri=str(path),
-        codec=probe.codec,
-        stream_index=probe.stream_index,
-        key_pts=segment.key_pts,
-        key_dts=segment.key_dts,
-        target_pts=segment.target_pts,
-        seeks=segment.seeks,
-        width=probe.width,
-        height=probe.height,
-        orientation="",
-        jpeg_quality=95,
-    )
+    segments = cut_segments("v", probe, targets, probe.width * probe.height, 1e9, reading)
+    (request,) = requests_for(path, probe, segments)
+    return request
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.decode import decode_segment, decode_sequentially
 from pipelines.ingest.plan import plan_video
 from pipelines.ingest.probe import probe_video
+from pipelines.ingest.requests import requests_of
 from pipelines.ingest.types import DecodeRequest, PlannedVideo, Segment, VideoSource
 from tests.pipelines.ingest.media import Decoded, decode_all, make_video, remux, run, with_edits
 from vamba.data.sampling import FrameSampling
@@ -166,19 +168,7 @@ def plan(path: Path, sampling: FrameSampling | None = None) -> PlannedVideo:
 
 
 def request(video: PlannedVideo, segment: Segment) -> DecodeRequest:
-    return DecodeRequest(
-        uri=video.source.uri,
-        codec=video.codec,
-        stream_index=video.stream_index,
-        key_pts=segment.key_pts,
-        key_dts=segment.key_dts,
-        target_pts=segment.target_pts,
-        seeks=segment.seeks,
-        width=video.width,
-        height=video.height,
-        orientation=video.orientation,
-        jpeg_quality=95,
-    )
+    return requests_of(replace(video, segments=(segment,)), 95)[0]
 
 
 def expected_indices(decoded: Decoded) -> list[int]:
