@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from jobs.cli.options import AsJson
 from jobs.cli.output import human_bytes, print_json, print_table
+from jobs.cli.run_reference import RunName, run_of
 
 if TYPE_CHECKING:
     from pipelines.training.checkpoint_files import Checkpoint
     from pipelines.training.checkpoints import CheckpointStore
     from pipelines.training.run_directory import RunDirectory
 
-Run = Annotated[str, typer.Argument(help="Name of a run, or its directory.")]
 Step = Annotated[int, typer.Argument(help="Optimizer step of the checkpoint.")]
 
 
-def ls(run: Run, json: AsJson = False) -> None:
+def ls(run: RunName, json: AsJson = False) -> None:
     """List a run's checkpoints, oldest first; files are not read.
 
     \b
@@ -28,7 +27,7 @@ def ls(run: Run, json: AsJson = False) -> None:
     """
     from pipelines.training.checkpoint_files import quarantined
 
-    store = _store(_run_directory(run))
+    store = _store(run_of(run))
     expired = {checkpoint.step for checkpoint in store.expired()}
     rows = [_row(checkpoint, expired) for checkpoint in store.committed()]
     aside = [path.name for path in quarantined(store.directory)]
@@ -44,7 +43,7 @@ def ls(run: Run, json: AsJson = False) -> None:
         print(f"{name}: damaged, set aside")
 
 
-def verify(run: Run, json: AsJson = False) -> None:
+def verify(run: RunName, json: AsJson = False) -> None:
     """Read every byte of a run's checkpoints and compare sizes and hashes. Nothing is moved; exit code 1 for damage.
 
     \b
@@ -53,7 +52,7 @@ def verify(run: Run, json: AsJson = False) -> None:
     """
     from pipelines.training.checkpoint_files import Checkpoint, checkpoint_directories, open_checkpoint
 
-    store = _store(_run_directory(run))
+    store = _store(run_of(run))
     rows = []
     for path in checkpoint_directories(store.directory):
         opened = open_checkpoint(path)
@@ -70,7 +69,7 @@ def verify(run: Run, json: AsJson = False) -> None:
 
 
 def gc(
-    run: Run,
+    run: RunName,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
     json: AsJson = False,
 ) -> None:
@@ -87,7 +86,7 @@ def gc(
     from pipelines.training.checkpoint_files import leftovers, quarantined, size_on_disk
     from pipelines.training.run_lock import exclusive
 
-    directory = _run_directory(run)
+    directory = run_of(run)
     store = _store(directory)
     with exclusive(directory, timeout_s=0):
         paths = [*leftovers(store.directory), *quarantined(store.directory)]
@@ -107,7 +106,7 @@ def gc(
 
 
 def pin(
-    run: Run,
+    run: RunName,
     step: Step,
     reason: Annotated[str, typer.Option("--reason", help="Why it must be kept; shown by ls.")],
 ) -> None:
@@ -123,7 +122,7 @@ def pin(
     print(f"step {step} is kept: {reason}")
 
 
-def unpin(run: Run, step: Step) -> None:
+def unpin(run: RunName, step: Step) -> None:
     """Leave a checkpoint to the retention rule again.
 
     \b
@@ -152,16 +151,6 @@ def _row(checkpoint: Checkpoint, expired: set[int]) -> dict[str, Any]:
     }
 
 
-def _run_directory(run: str) -> RunDirectory:
-    from pipelines.registry.models import find_run
-    from pipelines.training.run_directory import RunDirectory
-
-    path: Path | None = find_run(run)
-    if path is None:
-        raise ValueError(f"There is no run {run!r}. `vamba runs` lists them.")
-    return RunDirectory(path)
-
-
 def _store(directory: RunDirectory) -> CheckpointStore:
     """The run's store, with the retention rule that the run was started with."""
     from pipelines.training.checkpoints import CheckpointStore
@@ -173,7 +162,7 @@ def _store(directory: RunDirectory) -> CheckpointStore:
 
 
 def _checkpoint(run: str, step: int) -> Checkpoint:
-    store = _store(_run_directory(run))
+    store = _store(run_of(run))
     found = {checkpoint.step: checkpoint for checkpoint in store.committed()}
     if step not in found:
         known = ", ".join(map(str, found)) or "none"

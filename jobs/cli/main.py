@@ -27,7 +27,11 @@ from jobs.cli import (
     promote,
     register,
     report,
+    resume,
     runs,
+    runs_compare,
+    runs_logs,
+    runs_stop,
     submit,
     synthesize,
     train,
@@ -48,7 +52,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_RESUMABLE = (ingest.ingest, train.train, evaluate.evaluate)
+_RESUMABLE = (ingest.ingest, train.train, resume.resume, evaluate.evaluate)
 _GLOBAL_FLAGS = ("--debug", "--quiet")
 
 
@@ -91,6 +95,7 @@ _PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 app.command("ingest")(_guarded(ingest.ingest))
 app.command("train")(_guarded(train.train))
+app.command("resume")(_guarded(resume.resume))
 app.command("evaluate")(_guarded(evaluate.evaluate))
 app.command("ask")(_guarded(ask.ask))
 app.command("register")(_guarded(register.register))
@@ -112,7 +117,18 @@ def _group(
     app.add_typer(group, name=name)
 
 
-_group("runs", "List training runs (the default), or show one.", runs.default, {"ls": runs.ls, "show": runs.show})
+_group(
+    "runs",
+    "List training runs (the default); show, follow, stop or compare them.",
+    runs.default,
+    {
+        "ls": runs.ls,
+        "show": runs.show,
+        "logs": runs_logs.logs,
+        "stop": runs_stop.stop,
+        "compare": runs_compare.compare,
+    },
+)
 _group(
     "checkpoints",
     "List, verify, pin or clear away what a run has saved.",

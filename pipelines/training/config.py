@@ -38,14 +38,34 @@ class WorkersConfig:
     """The processes that train.
 
     num_workers: ranks. device: "cpu" (gloo) or "cuda" (nccl). threads: compute threads of a rank.
-    max_failures: how often the group is restarted after a worker died. cpus: CPUs that Ray reserves for a rank.
+    min_workers: on a cluster, train with as few where there is no room for num_workers; None waits for all of them.
+    max_failures: how often the group is restarted after a worker died, without a new checkpoint in between.
+    cpus: CPUs that Ray reserves for a rank.
+    hang_timeout_s: without progress for so long, a rank writes down what its threads do and ends, and the group starts
+        again; the first step, saving and evaluation get two to three times as long. 0 never ends one.
+    preemption_grace_s: how long a machine is thought to live after a preemption notice that names no deadline.
     """
 
     num_workers: int = 2
+    min_workers: int | None = None
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = 1
     cpus: float = 1.0
     max_failures: int = 8
+    hang_timeout_s: float = 1800.0
+    preemption_grace_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.hang_timeout_s < 0 or self.preemption_grace_s < 0:
+            raise ValueError(
+                f"workers.hang_timeout_s = {self.hang_timeout_s} and workers.preemption_grace_s = "
+                f"{self.preemption_grace_s}: use 0 or more seconds."
+            )
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
+            raise ValueError(
+                f"workers.min_workers is {self.min_workers}: it must be between 1 and workers.num_workers "
+                f"({self.num_workers})."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

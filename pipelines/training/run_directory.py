@@ -7,10 +7,13 @@
         metrics/attempt-0001.jsonl  one JSON object a step, flushed as the step ends
         checkpoints/step_00000040/  see docs/checkpoint-format.md
         model/                      the finished run in release layout
-        control/                    requests to the running job (stop)
+        errors/                     tracebacks of workers that failed, by attempt and rank
+        stacks/                     what every thread was doing in a rank that hung, by attempt and rank
+        control/                    requests to the running job (stop), and why it can't go on (failed)
+        job.lock, lock              held by the job and by its workers: see run_lock.py
         ray/                        scratch space of Ray Train, one folder for every start; never read again
 
-Lines are appended with one write each, so readers see whole lines; a line torn by a kill is skipped by the reader.
+Readers of the .jsonl files see whole lines, whatever wrote them was killed by: see json_lines.py.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.training.config import TrainingConfig
+from pipelines.training.json_lines import append_line, read_lines
 
 # A change of these leaves every remaining step what it was, or is the user's declared wish (more steps).
 MAY_CHANGE = (
@@ -67,35 +71,45 @@ class RunDirectory:
         self.checkpoints = root / "checkpoints"
         self.model = root / "model"
         self.stop_path = root / "control" / "stop"
+        self.failure_path = root / "control" / "failed"
 
     @property
     def name(self) -> str:
         return self.root.name
 
-    def open(self, config: TrainingConfig, *, data_digest: str) -> None:
-        """Create the run, or check that `config` continues it.
+    def open(self, config: TrainingConfig, *, data_digest: str, model: Mapping[str, Any] | None = None) -> None:
+        """Create the run, or check that `config` continues it. model: what must stay as it is about the model.
 
         Raises RunMismatchError naming every differing field that must not differ (`MAY_CHANGE` lists what may).
         """
         for directory in (self.metrics, self.checkpoints, self.stop_path.parent):
             directory.mkdir(parents=True, exist_ok=True)
-        self.stop_path.unlink(missing_ok=True)
+        for path in self.stop_path.parent.iterdir():
+            path.unlink()
         resolved = dataclasses.asdict(config)
         if self.config_path.exists():
             before = read_json(self.config_path)
-            self._refuse_changes(before, resolved, data_digest)
-            changed = _differences(before, resolved)
+            self._refuse_changes(before, resolved, data_digest, model)
+            changed = differences(before, resolved)
             if changed:
                 self.append_event("config_changed", fields=changed)
         write_json(self.config_path, resolved)
         self.update_run(name=self.name, config_digest=config_digest(resolved), data_digest=data_digest)
+        if model is not None:
+            self.update_run(model=dict(model))
 
-    def _refuse_changes(self, before: Mapping[str, Any], after: Mapping[str, Any], data_digest: str) -> None:
-        fixed = {key: pair for key, pair in _differences(before, after).items() if not _may_change(key)}
+    def _refuse_changes(
+        self, before: Mapping[str, Any], after: Mapping[str, Any], data_digest: str, model: Mapping[str, Any] | None
+    ) -> None:
+        fixed = {key: pair for key, pair in differences(before, after).items() if not _may_change(key)}
         lines = [f"  {key}: {old!r} -> {new!r}" for key, (old, new) in fixed.items()]
         known = self.read_run().get("data_digest", data_digest)
         if known != data_digest:
             lines.append(f"  data digest: {known} -> {data_digest} (the dataset at {after['data']} is another one)")
+        if model is not None:
+            known_model = self.read_run().get("model", model)
+            changes = differences(known_model, model).items()
+            lines += [f"  model {key}: {old!r} -> {new!r}" for key, (old, new) in changes]
         if lines:
             raise RunMismatchError(
                 f"Run {self.name!r} was started differently and cannot be continued like this:\n"
@@ -112,10 +126,17 @@ class RunDirectory:
         write_json(self.run_path, {**self.read_run(), **values})
 
     def append_event(self, event: str, **values: Any) -> None:
-        _append_line(self.events_path, {"event": event, "time": round(time.time(), 3), **values})
+        append_line(self.events_path, {"event": event, "time": round(time.time(), 3), **values})
 
     def read_events(self) -> list[dict[str, Any]]:
-        return list(_read_lines(self.events_path))
+        return list(read_lines(self.events_path))
+
+    def write_failure(self, reason: str) -> None:
+        """Note what no restart of the workers will change."""
+        self.failure_path.write_text(reason)
+
+    def read_failure(self) -> str | None:
+        return self.failure_path.read_text() if self.failure_path.exists() else None
 
     def finished_step(self) -> int | None:
         """The step the run finished at, None while it has not (or has been prolonged since)."""
@@ -135,7 +156,7 @@ class RunDirectory:
         """Every recorded step as (attempt, record), in the order it was trained; replayed steps appear again."""
         for path in self.attempts():
             attempt = int(path.stem.removeprefix("attempt-"))
-            for record in _read_lines(path):
+            for record in read_lines(path):
                 yield attempt, record
 
     def attempts(self) -> list[Path]:
@@ -162,7 +183,11 @@ class MetricsFollower:
             whole = content[: content.rfind(b"\n") + 1]
             self._offsets[path] = offset + len(whole)
             for line in whole.splitlines():
-                yield int(path.stem.removeprefix("attempt-")), json.loads(line)
+                try:
+                    record = json.loads(line)
+                except json.JSONDecodeError:
+                    continue
+                yield int(path.stem.removeprefix("attempt-")), record
 
 
 def run_directory(storage: str | None, name: str) -> RunDirectory:
@@ -198,26 +223,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text()))
 
 
-def _append_line(path: Path, value: Mapping[str, Any]) -> None:
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        size = os.fstat(descriptor).st_size
-        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-        os.write(descriptor, (("\n" if torn else "") + json.dumps(value) + "\n").encode())
-    finally:
-        os.close(descriptor)
-
-
-def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.exists():
-        return
-    for line in path.read_text(errors="replace").splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            continue
-
-
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted key, value) of every leaf; tuples as lists, as they read back from JSON."""
     for key, value in tree.items():
@@ -227,7 +232,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield prefix + key, list(value) if isinstance(value, tuple) else value
 
 
-def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     old, new = dict(flatten(before)), dict(flatten(after))
     return {key: (old.get(key), new.get(key)) for key in sorted({*old, *new}) if old.get(key) != new.get(key)}
 
