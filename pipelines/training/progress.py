@@ -23,6 +23,7 @@ class Progress:
             pass
         self._num_events = len(directory.read_events())
         self._window: list[dict[str, Any]] = []
+        self._num_shown = 0  # of the window: its first, once a line has ended with it
         self._shown = time.monotonic()
 
     def show(self) -> None:
@@ -34,10 +35,10 @@ class Progress:
                 self._notice(text)
         self._num_events = len(events)
         self._window += [record for _, record in self._follower.read_new()]
-        if self._window and time.monotonic() - self._shown >= PROGRESS_EVERY_S:
+        if len(self._window) > self._num_shown and time.monotonic() - self._shown >= PROGRESS_EVERY_S:
             self._shown = time.monotonic()
             self._notice(self._line())
-            self._window = self._window[-1:]
+            self._window, self._num_shown = self._window[-1:], 1
 
     def _line(self) -> str:
         last, first = self._window[-1], self._window[0]

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.shard_ranges import ShardRanges
 from pipelines.training.checkpoints import CheckpointStore
 from pipelines.training.config import TrainingConfig
-from pipelines.training.json_lines import append_line
+from pipelines.training.json_lines import append_line, sync
 from pipelines.training.preemption import PreemptionSaves, ReadNotice, no_notice
 from pipelines.training.ranks import from_first, gathered, rank_and_world_size
 from pipelines.training.run_directory import RunDirectory
@@ -261,7 +261,8 @@ class RankRun:
 
     def interrupted(self) -> bool:
         """Whether a wait for data should end without them: asked to stop, or to save what has not been saved."""
-        return self.stop_requested() or (self._step != self._saved_step and self._save_due())
+        due = self._save_due()
+        return self.stop_requested() or (due and self._step != self._saved_step)
 
     def phase(self, name: str) -> AbstractContextManager[None]:
         """Something that takes longer than a step, for example "evaluation": the watchdog gives it more time."""
@@ -293,6 +294,8 @@ class RankRun:
                 f"({self._record_error}), so no checkpoint may hold them. Make room, then run the same command: it "
                 "continues from the newest checkpoint."
             )
+        if self._rank == 0:
+            sync(self._directory.metrics_path(self._attempt))
         with self._watchdog.phase("save"):
             if state.step != self._saved_step:
                 held_s = self._store.save(state, self._labels)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -30,7 +31,7 @@ class Life:
 
     def wait(self) -> tuple[int, ...]:
         """Exit codes by rank; negative numbers are signals."""
-        return tuple(self.nursery.ask({"wait": self.pids})["statuses"])
+        return self.nursery.wait(self.pids)
 
     def kill(self, signum: int, rank: int = 0) -> None:
         os.kill(self.pids[rank], signum)
@@ -48,6 +49,7 @@ class Nursery:
 
     def __init__(self, scratch: Path) -> None:
         self._scratch, self._num_lives = scratch, 0
+        self._alive: set[int] = set()
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.nursery"],
@@ -59,15 +61,26 @@ class Nursery:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        for pid in self._alive:
+            os.kill(pid, signal.SIGKILL)
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
 
-    def start(self, config: TrainingConfig, *, ranks: int = 1, fault: Mapping[str, Any] | None = None) -> Life:
+    def start(
+        self,
+        config: TrainingConfig,
+        *,
+        ranks: int = 1,
+        fault: Mapping[str, Any] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> Life:
         self._num_lives += 1
         output = self._scratch / f"life-{self._num_lives:03d}.txt"
         order = {"start": asdict(config), "ranks": ranks, "fault": dict(fault or {}), "output": str(output)}
+        order["environment"] = dict(environment or {})
         pids = self.ask(order)["pids"]
+        self._alive.update(pids)
         directory = run_directory(config.storage, config.name)
         return Life(nursery=self, directory=directory, pids=tuple(pids), output=output)
 
@@ -76,6 +89,11 @@ class Nursery:
         life = self.start(config, ranks=ranks)
         assert life.wait() == (0,) * ranks, life.output.read_text()
         return life.directory
+
+    def wait(self, pids: Sequence[int]) -> tuple[int, ...]:
+        statuses = tuple(self.ask({"wait": pids})["statuses"])
+        self._alive.difference_update(pids)
+        return statuses
 
     def ask(self, order: Mapping[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None

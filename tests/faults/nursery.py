@@ -74,6 +74,7 @@ def _train(order: Mapping[str, Any], rank: int, port: int) -> int:
     from pipelines.training.here import train_here
     from tests.faults.prepared import prepare
 
+    os.environ |= order["environment"]
     if order["ranks"] > 1:
         os.environ |= {
             "RANK": str(rank),

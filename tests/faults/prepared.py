@@ -5,7 +5,7 @@ count             writes how many such changes there were to this file, when it 
 refuse            changes whose path contains this fail with ENOSPC, as on a full disk
 most_bytes        no file can grow beyond this: writes end half-way, as on a full disk, with EFBIG
 hang              {rank, step}: that rank never returns from this step
-no_data           steps from this one on find no data, for as long as the file exists: {step, path}
+no_data           steps from this one on find no data, for as long as the file exists: {step, path}, {rank}
 notice            {path}: a preemption notice, {"deadline": …}, is given as soon as this file exists
 """
 
@@ -40,24 +40,26 @@ def prepare(fault: Mapping[str, Any], config: TrainingConfig, rank: int) -> None
         resource.setrlimit(resource.RLIMIT_FSIZE, (fault["most_bytes"], resource.RLIM_INFINITY))
     if fault.get("hang", {}).get("rank") == rank:
         _hang_in_step(fault["hang"]["step"])
-    if "no_data" in fault:
+    if fault.get("no_data", {}).get("rank", rank) == rank and "no_data" in fault:
         _withhold_data(fault["no_data"]["step"], Path(fault["no_data"]["path"]))
     if "notice" in fault:
         _announce(Path(fault["notice"]["path"]))
 
 
 def _watch_changes(fault: Mapping[str, Any], root: Path) -> None:
-    num_changes = 0
+    num_changes, num_refusable = 0, 0
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal num_changes
+        nonlocal num_changes, num_refusable
         if event not in _CHANGES or not isinstance(arguments[0], str | os.PathLike):
             return
         path = os.fspath(arguments[0])
         if event == "open" and not (arguments[2] & _WRITING) or not str(path).startswith(str(root)):
             return
         num_changes += 1
-        if fault.get("refuse") and fault["refuse"] in str(path).removeprefix(str(root)):
+        is_refusable = "refuse" in fault and fault["refuse"] in str(path).removeprefix(str(root))
+        num_refusable += is_refusable
+        if is_refusable and num_refusable > fault.get("after", 0):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
         if num_changes == fault.get("moment"):
             _die(fault.get("delay_s", 0.0))
@@ -105,7 +107,7 @@ def _withhold_data(step: int, path: Path) -> None:
     finish = PackReader._finish
 
     def waiting(self: Any, planned: Any) -> Any:
-        while planned.before.step + 1 >= step and path.exists():
+        while planned.before.step + 1 >= step and path.exists() and not self._fetcher._closing.is_set():
             time.sleep(0.02)
         return finish(self, planned)
 

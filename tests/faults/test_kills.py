@@ -14,8 +14,10 @@ from pipelines.training.run_directory import RunDirectory
 from tests.faults.conftest import faulty_config
 from tests.faults.lives import Nursery, assert_as_undisturbed
 
-# Of the run's changes of its files; read again by `test_the_moments_are_all_there_are`.
-SEEDS = range(int(os.environ.get("VAMBA_TEST_KILLS", "3")))
+pytestmark = pytest.mark.timeout(150)
+
+# Of the run's changes of its files.
+SEEDS = range(int(os.environ.get("VAMBA_TEST_KILLS", "2")))
 MOST_DEATHS = 3
 LONGEST_WRITE_S = 0.01
 
