@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,3 +49,35 @@ def faulty_config(scratch: Path, name: str) -> TrainingConfig:
     tiny = tiny_config(scratch / "data", scratch, name, num_steps=NUM_STEPS, every=EVERY)
     parallel = ParallelConfig(reshard_after_forward=False, min_unit_parameters=1_000_000)
     return replace(tiny, parallel=parallel, plan=replace(tiny.plan, packs_per_step=2))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    documentation = (getattr(getattr(item, "function", None), "__doc__", None) or "").strip()
+    report.user_properties.append(("fault", documentation.partition("\n")[0]))
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The fault matrix: what was done to runs, how often, and whether they came out as if it had not been."""
+    rows = _rows(terminalreporter.stats)
+    lines = ["| what happens | runs | as undisturbed |", "|---|---|---|"]
+    lines += [f"| {what} | {passed + failed} | {'yes' if not failed else f'NO: {failed} failed'} |"
+              for what, (passed, failed) in rows.items()]  # fmt: skip
+    terminalreporter.section("fault matrix")
+    terminalreporter.write_line("\n".join(lines))
+    path = os.environ.get("VAMBA_FAULT_TABLE")
+    if path:
+        Path(path).write_text("\n".join(lines) + "\n")
+
+
+def _rows(stats: Mapping[str, Sequence[Any]]) -> dict[str, tuple[int, int]]:
+    rows: dict[str, tuple[int, int]] = {}
+    for outcome in ("passed", "failed", "error"):
+        for report in stats.get(outcome, ()):
+            what = dict(report.user_properties).get("fault")
+            if what:
+                passed, failed = rows.get(what, (0, 0))
+                rows[what] = (passed + (outcome == "passed"), failed + (outcome != "passed"))
+    return rows

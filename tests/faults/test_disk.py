@@ -17,7 +17,7 @@ HALF_A_FILE = 1_000_000
 
 
 def test_full_for_checkpoints(nursery: Nursery, config: TrainingConfig, undisturbed: RunDirectory) -> None:
-    """Writes end half-way. Three failures in a row end the run with the reason."""
+    """Disk full for checkpoints, whose files end half-way: three failures in a row end the run with the reason."""
     life = nursery.start(config, fault={"most_bytes": HALF_A_FILE})
     assert life.wait() == (1,)
     assert len(events_of(life.directory, "checkpoint_failed")) == 3
@@ -31,7 +31,7 @@ def test_full_for_checkpoints(nursery: Nursery, config: TrainingConfig, undistur
 def test_full_for_checkpoints_but_not_for_long(
     nursery: Nursery, config: TrainingConfig, undisturbed: RunDirectory
 ) -> None:
-    """Fewer than three in a row: the run goes on, and only its last checkpoint must be written."""
+    """Disk full for one checkpoint: noted, and the run goes on."""
     rare = replace(config, train=replace(config.train, checkpoint_every_steps=9))
     life = nursery.start(rare, fault={"refuse": "checkpoints/step_00000009"})
     assert life.wait() == (0,), life.output.read_text()
@@ -40,7 +40,7 @@ def test_full_for_checkpoints_but_not_for_long(
 
 
 def test_full_for_the_records_of_steps(nursery: Nursery, config: TrainingConfig, undisturbed: RunDirectory) -> None:
-    """No checkpoint may contain a step without a record: the run ends at the next one, and repeats those steps."""
+    """Disk full for the records of steps: the run ends before a checkpoint holds one without a record."""
     life = nursery.start(config, fault={"refuse": "metrics/attempt-0001", "after": 1})
     assert life.wait() == (1,)
     (failed,) = events_of(life.directory, "worker_failed")
@@ -50,7 +50,7 @@ def test_full_for_the_records_of_steps(nursery: Nursery, config: TrainingConfig,
 
 @pytest.mark.faults
 def test_full_for_the_events(nursery: Nursery, config: TrainingConfig, undisturbed: RunDirectory) -> None:
-    """An event that says what the files say anyway doesn't end a run."""
+    """Disk full for the event log: told on the terminal, and the run goes on or ends with the reason."""
     life = nursery.start(config, fault={"refuse": "events.jsonl", "after": 3})
     status = life.wait()[0]
     assert status in (0, 1)
@@ -59,6 +59,7 @@ def test_full_for_the_events(nursery: Nursery, config: TrainingConfig, undisturb
 
 
 def test_torn_events_and_metrics(nursery: Nursery, config: TrainingConfig, undisturbed: RunDirectory) -> None:
+    """The event log and the metrics end in torn lines: skipped, and closed by the next."""
     life = nursery.start(config, fault={"moment": 45})
     life.wait()
     events, metrics = life.directory.events_path, life.directory.attempts()[-1]

@@ -21,6 +21,7 @@ def impatient(config: TrainingConfig, timeout_s: float = 3.0) -> TrainingConfig:
 
 
 def test_one_process(nursery: Nursery, config: TrainingConfig, undisturbed: RunDirectory) -> None:
+    """A process hangs in a step: its threads are written down, exit code 76, and the same command goes on."""
     life = nursery.start(impatient(config), fault={"hang": {"rank": 0, "step": HUNG_STEP}})
     assert life.wait() == (HUNG_EXIT_CODE,), life.output.read_text()
     (hung,) = events_of(life.directory, "worker_hung")
@@ -33,7 +34,7 @@ def test_one_process(nursery: Nursery, config: TrainingConfig, undisturbed: RunD
 
 @pytest.mark.faults
 def test_of_two_ranks_the_one_that_hangs_is_named(nursery: Nursery, config: TrainingConfig) -> None:
-    """The other waits for it in a collective operation, and looks just as still from outside."""
+    """One of two ranks hangs, the other waits for it: both write their threads down, and the right one is named."""
     life = nursery.start(impatient(config), ranks=2, fault={"hang": {"rank": RANK, "step": HUNG_STEP}})
     assert HUNG_EXIT_CODE in life.wait(), life.output.read_text()
     assert events_of(life.directory, "worker_hung")[0]["suspects"] == [RANK]

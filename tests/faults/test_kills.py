@@ -35,6 +35,7 @@ def num_moments(nursery: Nursery, scratch: Path) -> int:
 def test_deaths_at_any_moment(
     nursery: Nursery, config: TrainingConfig, undisturbed: RunDirectory, num_moments: int, seed: int
 ) -> None:
+    """SIGKILL three times at changes of the run's files and within writes of checkpoints, drawn from a seed."""
     drawn = random.Random(seed)
     for _ in range(MOST_DEATHS):
         delay_s = drawn.choice((0.0, drawn.uniform(0.0, LONGEST_WRITE_S)))

@@ -48,6 +48,7 @@ def refusing_server() -> Iterator[str]:
 def test_a_refusing_server_costs_no_step_and_is_caught_up(
     nursery: Nursery, config: TrainingConfig, undisturbed: RunDirectory, tmp_path: Path
 ) -> None:
+    """MLflow refuses everything from start to end: no step waits, and all points are sent by the next job."""
     tracked = replace(config, tracking=TrackingConfig(enabled=True, flush_every_s=0.1))
     with refusing_server() as address:
         life = nursery.start(tracked, environment={"MLFLOW_TRACKING_URI": address})

@@ -27,6 +27,7 @@ STALLED_AT = 6  # the step after it is no checkpoint's
 def test_a_signal_saves_and_ends_with_75(
     nursery: Nursery, config: TrainingConfig, undisturbed: RunDirectory, scratch: Path, signum: int
 ) -> None:
+    """SIGTERM or Ctrl-C while data are waited for: saved at once, exit code 75, no step trained twice."""
     gate = closed_gate(scratch, config)
     life = nursery.start(config, fault={"no_data": {"step": STALLED_AT, "path": str(gate)}})
     life.wait_until(step_reached(STALLED_AT - 1))
@@ -41,6 +42,7 @@ def test_a_signal_saves_and_ends_with_75(
 def test_a_stop_before_the_first_step_trains_none(
     nursery: Nursery, config: TrainingConfig, undisturbed: RunDirectory, scratch: Path
 ) -> None:
+    """SIGTERM before the first step."""
     gate = closed_gate(scratch, config)
     life = nursery.start(config, fault={"no_data": {"step": 1, "path": str(gate)}})
     life.wait_until(lambda directory: bool(events_of(directory, "attempt_started")))
@@ -54,7 +56,7 @@ def test_a_stop_before_the_first_step_trains_none(
 def test_two_ranks_of_which_one_has_no_data_stop_together(
     nursery: Nursery, config: TrainingConfig, scratch: Path
 ) -> None:
-    """The rank that has data waits within the step; the other's placeholders let it out, and both save."""
+    """A stop is asked for while one of two ranks has no data and the other waits within the step: both save."""
     gate = closed_gate(scratch, config)
     fault = {"no_data": {"step": STALLED_AT, "path": str(gate), "rank": 1}}
     life = nursery.start(config, ranks=2, fault=fault)
@@ -71,7 +73,7 @@ def test_two_ranks_of_which_one_has_no_data_stop_together(
 def test_a_preemption_notice_saves_at_once_and_before_the_deadline(
     nursery: Nursery, config: TrainingConfig, undisturbed: RunDirectory, scratch: Path
 ) -> None:
-    """No regular checkpoint is due; the machine goes at the deadline, and hardly a step is lost."""
+    """A preemption notice between two checkpoints and while data are waited for: saved at once, each time."""
     rare = replace(config, train=replace(config.train, checkpoint_every_steps=1000))
     notice, gate = scratch / f"{config.name}.notice", closed_gate(scratch, config)
     life = nursery.start(
