@@ -57,7 +57,7 @@ def test_ls_says_what_is_kept_and_why(run: RunDirectory) -> None:
     assert listed["checkpoints"][0]["kept_because"] == "pinned: table 3"
     assert listed["quarantined"] == ["step_00000005.quarantined-1"]
     table = vamba("ls", run.root).output
-    assert "pinned: table 3" in table and "damaged, set aside" in table
+    assert "pinned: table 3" in table and "step_00000005.quarantined-1: set aside" in table
 
 
 def test_verify_names_the_damage_and_moves_nothing(run: RunDirectory) -> None:

@@ -98,7 +98,7 @@ def test_the_newest_is_restored_and_the_last_three_are_kept(case: Case) -> None:
     assert [checkpoint.step for checkpoint in case.store.committed()] == [4, 6, 8]
     assert case.restored_step() == 8
     meta = json.loads((case.path(8) / "meta.json").read_text())
-    assert meta["format_version"] == 2
+    assert meta["format_version"] == 3
     assert meta["config_digest"] == "sha256:c"
     assert meta["reader_state"]["step"] == 8
     assert set(meta["files"]) == {path.name for path in case.path(8).iterdir()} - {"meta.json"}
@@ -153,7 +153,7 @@ def test_all_damaged_starts_from_nothing_with_notices(case: Case) -> None:
 def test_a_newer_format_is_refused_not_set_aside(case: Case) -> None:
     case.save(2)
     meta = case.path(2) / "meta.json"
-    meta.write_text(meta.read_text().replace('"format_version": 2', '"format_version": 99'))
+    meta.write_text(meta.read_text().replace('"format_version": 3', '"format_version": 99'))
     with pytest.raises(CheckpointFormatError, match="format 99"):
         case.restored_step()
     assert case.path(2).exists()
