@@ -29,23 +29,18 @@ class Rewinder:
         store: CheckpointStore,
         plan: DataPlan,
         *,
-        labels: Mapping[str, Any],
         rebuild: Callable[[], TrainState],
         notify: Notify,
     ) -> None:
-        """labels: of the checkpoint that is saved. rebuild: gives the state that the run started from.
-
-        notify: receives the event, on rank 0.
-        """
-        self._store, self._plan, self._labels = store, plan, labels
+        """rebuild: gives the state that the run started from. notify: receives the event, on rank 0."""
+        self._store, self._plan = store, plan
         self._rebuild, self._notify = rebuild, notify
 
-    def rewind(self, state: TrainState) -> None:
+    def rewind(self, state: TrainState, save_durably: Callable[[TrainState], None]) -> None:
         """Go back as `state.guard.due` asks, save, and set aside what was saved in between.
 
         Raises:
             GuardError: the run has gone back as often as it may.
-            CheckpointWriteError: the rewound state could not be saved.
         """
         trouble = state.guard.spend_rewind()
         point = self._store.rewind(state, before=trouble.first_step)
@@ -58,8 +53,7 @@ class Rewinder:
         rewind = state.guard.go_back(at=state.step, to=start.step, state_then=guard_then)
         if rank_and_world_size()[0] == 0:
             self._record(rewind, start)
-        self._store.save(state, self._labels)
-        self._store.wait()
+        save_durably(state)
         self._store.set_aside_discarded(state)
 
     def _record(self, rewind: Rewind, start: PlanState) -> None:

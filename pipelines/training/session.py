@@ -191,9 +191,8 @@ def train_rank(config: TrainingConfig, directory: RunDirectory) -> RankOutcome:
         )  # fmt: skip
         labels = {key: directory.read_run().get(key) for key in ("config_digest", "data_digest")}
         labels["backends"] = backends
-        rewinder = Rewinder(
-            store, data.plan, labels=labels, rebuild=partial(build_state, config, data), notify=directory.append_event
-        )
+        rebuild = partial(build_state, config, data)
+        rewinder = Rewinder(store, data.plan, rebuild=rebuild, notify=directory.append_event)
         evaluator = None
         if data.evaluation is not None:
             evaluator = Evaluator(
@@ -276,7 +275,7 @@ class RankRun:
             self._directory.append_event("checkpoint_begun", step=state.step, held_s=round(held_s, 5))
 
     def rewind(self, state: TrainState) -> None:
-        self._rewinder.rewind(state)
+        self._rewinder.rewind(state, partial(self.save, durable=True))
 
     def evaluate(self, state: TrainState) -> bool:
         return self._evaluator is None or self._evaluator.evaluate(state, self.stop_requested)

@@ -10,6 +10,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ class KillableRun:
         self.store = CheckpointStore(world.directory, retention=Retention(keep_last=2), notify=self._note)
         for name in ("save", "wait", "rewind", "set_aside_discarded"):
             setattr(self.store, name, self._between(getattr(self.store, name), name))
-        self.rewinder = Rewinder(self.store, PLAN, labels={}, rebuild=lambda: new_state(world.guard), notify=self._note)
+        self.rewinder = Rewinder(self.store, PLAN, rebuild=lambda: new_state(world.guard), notify=self._note)
 
     def _note(self, event: str, **values: Any) -> None:
         if not event.startswith("checkpoint"):
@@ -149,7 +150,7 @@ class KillableRun:
             self.store.wait()
 
     def rewind(self, state: TrainState) -> None:
-        self.rewinder.rewind(state)
+        self.rewinder.rewind(state, partial(self.save, durable=True))
 
     def evaluate(self, state: TrainState) -> bool:
         return True
