@@ -49,7 +49,7 @@ def run_stage(tasks: Sequence[pa.Table], work: Callable[[pa.Table], pa.Table]) -
     from ray.data._internal.execution.resource_manager import ResourceManager
 
     # Until Ray Data has asked twice what the cluster has, it runs one task at a time: by default for a second.
-    ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S = _LIMITS_INTERVAL_S
+    ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S = _LIMITS_INTERVAL_S  # type: ignore[assignment]
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # a failed stage is raised here, once
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
