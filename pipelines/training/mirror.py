@@ -1,6 +1,6 @@
 """A copy of a run in an object store, made behind the back of training: what a lost disk is replaced from.
 
-    run directory (the truth) ── a thread of the driver ──> {mirror}/{name}/  checkpoints/step_…/ ── files, meta.json last
+    run directory (the truth) ── a thread of the driver ──> {mirror}/{name}/  checkpoints/step_…/ (meta.json last)
                                                                               run.json, events, metrics, model/
     another machine, same command ── bring_back ──> files of the newest checkpoint, hashed ── meta.json, rename
 
@@ -78,8 +78,8 @@ class Mirror:
             missing = sorted(self._local() - set(mirrored_steps(self._storage))) if not self._away else []
             what = f"steps {', '.join(map(str, missing))}" if missing else "the newest state"
             self._notice(
-                f"The mirror {self._storage.uri} lacks {what}; it is in {self._directory.root}, and is sent when the same "
-                "command runs again."
+                f"The mirror {self._storage.uri} lacks {what}; it is in {self._directory.root}, and is sent when the "
+                "same command runs again."
             )
 
     def _follow(self) -> None:
@@ -121,8 +121,8 @@ def claim(storage: Storage, directory: RunDirectory) -> None:
     owner = json.loads(storage.read_bytes(_OWNER)).get("mirror_id")
     if owner != run_id:
         raise MirrorError(
-            f"{storage.uri} is the mirror of another run of this name. Choose another `mirror`, or another name; or, to "
-            f"continue that run here, move {directory.root} away."
+            f"{storage.uri} is the mirror of another run of this name. Choose another `mirror`, or another name; or, "
+            f"to continue that run here, move {directory.root} away."
         )
 
 
@@ -210,8 +210,8 @@ def _prefix(step: int) -> str:
 
 
 def _send_checkpoint(checkpoint: Checkpoint, storage: Storage) -> None:
-    """Every file that is not there in its size, then meta.json. One that retention removes meanwhile is left out, and so
-    is a damaged one: the next start sets it aside.
+    """Every file that is not there in its size, then meta.json. One that retention removes meanwhile is left out, and
+    so is a damaged one: the next start sets it aside.
 
     Raises:
         MirrorError: another process has put a checkpoint of this step there.
