@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.training.rewind import describe_guard_event
 from pipelines.training.run_directory import RunDirectory
 from vamba.ops.backends import Backends, describe
 
@@ -83,8 +84,8 @@ def _record_failure(directory: RunDirectory, attempt: int, rank: int, error: Bas
 
 def describe_event(event: Mapping[str, Any]) -> str | None:
     """An event in words; None for those that only programs read."""
-    describer = _DESCRIBED.get(event["event"])
-    return describer(event) if describer else None
+    describer = _DESCRIBED.get(event["event"], describe_guard_event)
+    return describer(event)
 
 
 def _attempt_started(event: Mapping[str, Any]) -> str | None:
@@ -120,6 +121,7 @@ _DESCRIBED: dict[str, Callable[[Mapping[str, Any]], str | None]] = {
     "checkpoint_committed": lambda e: f"checkpoint of step {e['step']} written in {e['seconds']:.2f} s",
     "checkpoint_failed": lambda e: f"checkpoint of step {e['step']} could not be written: {e['reason']}",
     "checkpoint_quarantined": lambda e: f"checkpoint {e['checkpoint']} set aside as {e['moved_to']}: {e['reason']}",
+    "evaluated": lambda e: f"step {e['step']}  evaluation loss {e['evaluation_loss']:.4f}",
     "finished": lambda e: f"finished at step {e['step']}",
     "job_ended": lambda e: f"job ended: {e['status']}",
     "job_started": lambda e: f"job started: process {e['pid']} on {e['host']}, {e['launcher']}",

@@ -2,7 +2,8 @@
 
     TrainingConfig ──> open_training_data ──> build_state ── restore ──> fit ── export_model ──> model/
                                                               │           │
-                                                    CheckpointStore   RankRun (metrics, checkpoints, stop request)
+                                                    CheckpointStore   RankRun (metrics, checkpoints, rewinds,
+                                                                               evaluations, stop request)
 
 The launcher has set up the process group (Ray Train, torchrun, or none for a single process) and the run directory.
 """
@@ -12,11 +13,8 @@ from __future__ import annotations
 import json
 import os
 import socket
-import time
-from collections import deque
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,15 +22,17 @@ from typing import TYPE_CHECKING, Any
 from pipelines.shard_ranges import ShardRanges
 from pipelines.training.checkpoints import CheckpointStore
 from pipelines.training.config import TrainingConfig
-from pipelines.training.json_lines import append_line, sync
+from pipelines.training.evaluations import EvaluationData, Evaluator, plan_evaluation, read_evaluations
 from pipelines.training.preemption import PreemptionSaves, ReadNotice, no_notice
+from pipelines.training.rank_run import RankRun
 from pipelines.training.ranks import from_first, gathered, rank_and_world_size
+from pipelines.training.rewind import Rewinder
 from pipelines.training.run_directory import RunDirectory
 from pipelines.training.run_lock import exclusive
 from pipelines.training.run_log import failures_recorded, try_event
 from pipelines.training.watchdog import Watchdog
 from vamba.data.plan import DataPlan
-from vamba.data.reader_config import ReaderConfig, plan_items
+from vamba.data.reader_config import plan_items
 from vamba.data.sample_table import SampleTable
 
 if TYPE_CHECKING:
@@ -40,20 +40,20 @@ if TYPE_CHECKING:
     from vamba.model.config import ModelConfig
     from vamba.model.vamba import Vamba
     from vamba.train.state import TrainState
-    from vamba.train.step import StepResult
 
 TINY_TOKENIZER = "assets/tiny_tokenizer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingData:
-    """The training split and how it is cut into steps. num_steps: of the whole run."""
+    """The training split and how it is cut into steps. num_steps: of the whole run. evaluation: if any are made."""
 
     rows: SampleTable
     plan: DataPlan
     digest: str
     read_range: Callable[[str, int, int], bytes]
     num_steps: int
+    evaluation: EvaluationData | None
 
 
 def open_training_data(config: TrainingConfig) -> TrainingData:
@@ -71,6 +71,7 @@ def open_training_data(config: TrainingConfig) -> TrainingData:
         digest=manifest.digest,
         read_range=ShardRanges(storage),
         num_steps=config.train.num_steps or plan.num_steps(config.train.num_epochs),
+        evaluation=plan_evaluation(manifest.select("validation"), config),
     )
 
 
@@ -154,10 +155,6 @@ class RankOutcome:
     attempt: int
 
 
-class UnrecordedStepsError(RuntimeError):
-    """Steps could not be written to the metrics file, so no checkpoint may contain them."""
-
-
 def train_rank(config: TrainingConfig, directory: RunDirectory, notices: ReadNotice = no_notice) -> RankOutcome:
     """Train this rank's share of the run, from its newest checkpoint (or the start) to the exported model."""
     import torch
@@ -187,8 +184,9 @@ def _train_attempt(
     state = build_state(config, data)
     saves = PreemptionSaves(notices, grace_s=config.workers.preemption_grace_s)
     store = CheckpointStore(
-        directory.checkpoints, retention=config.checkpoints, notify=partial(_note_checkpoint, directory, saves)
-    )
+        directory.checkpoints, retention=config.checkpoints, notify=partial(_note_checkpoint, directory, saves),
+        evaluations=partial(read_evaluations, directory),
+    )  # fmt: skip
     store.restore(state)
     backends = state.model.ops.names.to_dict()
     if rank == 0:
@@ -202,12 +200,20 @@ def _train_attempt(
     encode = SampleEncoder(tokenizer, config.reader, device=config.workers.device)
     labels = {key: directory.read_run().get(key) for key in ("config_digest", "data_digest")}
     labels["backends"] = backends
+    rebuild = partial(build_state, config, data)
+    rewinder = Rewinder(store, data.plan, rebuild=rebuild, notify=directory.append_event)
+    evaluator = None
+    if data.evaluation is not None:
+        evaluator = Evaluator(
+            data.evaluation, directory, read_range=data.read_range, encode=encode, reader=config.reader,
+            rank=rank, world_size=world_size,
+        )  # fmt: skip
     run = RankRun(
         directory, store, config.reader, attempt=attempt, rank=rank, labels=labels, unreadable=unreadable,
-        watchdog=watchdog, saves=saves, step=state.step,
+        rewinder=rewinder, evaluator=evaluator, watchdog=watchdog, saves=saves, step=state.step,
     )  # fmt: skip
-    finished = state.step == state.num_steps
-    if not finished and not any(gathered(run.stop_requested())):
+    finished = False
+    if not any(gathered(run.stop_requested())):
         reader = PackReader(
             data.plan, data.rows, data.read_range, encode,
             state=state.reader_state, rank=rank, world_size=world_size, config=config.reader,
@@ -222,120 +228,6 @@ def _train_attempt(
     if rank == 0:
         directory.append_event("finished" if finished else "stopped", attempt=attempt, step=state.step)
     return RankOutcome(finished=finished, step=state.step, attempt=attempt)
-
-
-class RankRun:
-    """The loop's `Run`: metrics of rank 0 to a file, checkpoints to the store, stop requests from the run directory,
-    signs of life to the watchdog."""
-
-    def __init__(
-        self,
-        directory: RunDirectory,
-        store: CheckpointStore,
-        reader: ReaderConfig,
-        *,
-        attempt: int,
-        rank: int,
-        labels: dict[str, Any],
-        unreadable: Collection[str],
-        watchdog: Watchdog,
-        saves: PreemptionSaves,
-        step: int,
-    ) -> None:
-        """unreadable: ids of samples that earlier attempts could not read. step: number of steps done."""
-        self._directory, self._store, self._labels = directory, store, labels
-        self._max_unreadable, self._unreadable = reader.max_unreadable_samples, set(unreadable)
-        self._rank, self._attempt, self._step = rank, attempt, step
-        self._saved_step: int | None = step
-        self._phase = "first step"
-        self._watchdog, self._saves = watchdog, saves
-        self._unrecorded: deque[dict[str, Any]] = deque()
-        self._record_error: OSError | None = None
-
-    def stop_requested(self) -> bool:
-        return self._directory.stop_path.exists()
-
-    def save_requested(self) -> bool:
-        self._watchdog.enter(self._phase, self._step)
-        return self._save_due()
-
-    def interrupted(self) -> bool:
-        """Whether a wait for data should end without them: asked to stop, or to save what has not been saved."""
-        due = self._save_due()
-        return self.stop_requested() or (due and self._step != self._saved_step)
-
-    def phase(self, name: str) -> AbstractContextManager[None]:
-        """Something that takes longer than a step, for example "evaluation": the watchdog gives it more time."""
-        return self._watchdog.phase(name)
-
-    def report(self, result: StepResult) -> None:
-        if self._saved_step is not None and result.step <= self._saved_step:
-            self._saved_step = None  # the run went back to an earlier checkpoint
-        self._step, self._phase = result.step, "step"
-        self._saves.step_took(sum(result.seconds.values()))
-        if self._rank == 0:
-            self._unrecorded.append(_record_of(result))
-            self._record_steps()
-        self._unreadable.update(result.unreadable)
-        if len(self._unreadable) > self._max_unreadable:
-            raise ValueError(
-                f"{len(self._unreadable)} samples can't be read, and reader.max_unreadable_samples allows "
-                f"{self._max_unreadable}: {', '.join(sorted(self._unreadable)[:8])}. Where each is and why stands in "
-                f"{self._directory.events_path}. Restore the shards (`vamba data verify` finds them), or allow more."
-            )
-        self._watchdog.enter("data", self._step)
-
-    def save(self, state: TrainState, *, durable: bool) -> None:
-        self._record_steps()
-        if self._unrecorded:
-            steps = [record["step"] for record in self._unrecorded]
-            raise UnrecordedStepsError(
-                f"Steps {steps[0]} to {steps[-1]} of run {self._directory.name!r} could not be recorded "
-                f"({self._record_error}), so no checkpoint may hold them. Make room, then run the same command: it "
-                "continues from the newest checkpoint."
-            )
-        if self._rank == 0:
-            sync(self._directory.metrics_path(self._attempt))
-        with self._watchdog.phase("save"):
-            if state.step != self._saved_step:
-                held_s = self._store.save(state, self._labels)
-                self._saved_step = state.step
-                if self._rank == 0 and not durable:
-                    try_event(self._directory, "checkpoint_begun", step=state.step, held_s=round(held_s, 5))
-            if durable:
-                self._store.wait()
-        self._saves.saved()
-
-    def _record_steps(self) -> None:
-        """Write what is left to write; what a full disk refuses is kept for the next time."""
-        while self._unrecorded:
-            try:
-                append_line(self._directory.metrics_path(self._attempt), self._unrecorded[0])
-            except OSError as error:
-                if self._record_error is None:
-                    text = f"step {self._unrecorded[0]['step']} can't be recorded yet: {error}"
-                    try_event(self._directory, "notice", text=text)
-                self._record_error = error
-                return
-            self._unrecorded.popleft()
-        self._record_error = None
-
-    def _save_due(self) -> bool:
-        if self._rank != 0:
-            return False
-        notice = self._saves.new_notice()
-        if notice is not None:
-            left_s = None if notice.deadline is None else round(notice.deadline - time.time(), 1)
-            try_event(self._directory, "preemption_announced", ranks=notice.ranks, left_s=left_s, step=self._step)
-        return self._saves.save_due()
-
-
-def _record_of(result: StepResult) -> dict[str, Any]:
-    """A line of the metrics file."""
-    record = asdict(result)
-    del record["stop_requested"], record["save_requested"]
-    record["seconds"] = {phase: round(seconds, 6) for phase, seconds in result.seconds.items()}
-    return {**record, "time": round(time.time(), 3)}
 
 
 def _note_checkpoint(directory: RunDirectory, saves: PreemptionSaves, event: str, **values: Any) -> None:

@@ -43,6 +43,7 @@ class ShardedAdamW:
         self.drop_gradients()
 
     def drop_gradients(self) -> None:
+        """Forget them, whether they were used or not."""
         for parameter in self.parameters.values():
             parameter.grad = None
 
