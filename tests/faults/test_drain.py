@@ -30,7 +30,7 @@ def long_steps(config: TrainingConfig) -> TrainingConfig:
     return replace(config, train=train, workers=workers, plan=replace(config.plan, packs_per_step=16))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def undisturbed(nursery: Nursery, scratch: Path) -> RunDirectory:
     return nursery.finish(long_steps(faulty_config(scratch, "undisturbed-long")), ranks=2)
 
@@ -41,20 +41,17 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    for _ in range(3):
-        started.add_node(num_cpus=1)
     yield started
     started.shutdown()
 
 
 def test_node_drained(cluster: Any, nursery: Nursery, undisturbed: RunDirectory, scratch: Path) -> None:
     """A spot machine goes 15 s after its notice: saved at once and just before, the run goes on elsewhere."""
+    add_nodes(cluster, 3)
     config = long_steps(faulty_config(scratch, "drained"))
     with ray_job(config, scratch, "--address", cluster.address) as job:
         job.wait_until(step_reached(NOTICE_AFTER))
-        pid = read_attempts(job.directory)[0].pids[1]
-        raylets = {parent.pid for parent in psutil.Process(pid).parents()}
-        (node,) = [n for n in cluster.worker_nodes if n.all_processes["raylet"][0].process.pid in raylets]
+        node = node_of(cluster, read_attempts(job.directory)[0].pids[1])
         drain(cluster, node)
         noticed = max(record["step"] for _, record in job.directory.read_metrics())
         time.sleep(NOTICE_S)
@@ -66,6 +63,37 @@ def test_node_drained(cluster: Any, nursery: Nursery, undisturbed: RunDirectory,
     resumed = read_attempts(job.directory)[1].resumed_from_step
     assert saved[0] >= noticed and resumed > saved[0], "the second one, of just before the deadline"
     assert_as_undisturbed(job.directory, undisturbed)
+
+
+def test_fewer_machines(cluster: Any, undisturbed: RunDirectory, scratch: Path) -> None:
+    """One of two machines goes without a notice and none replaces it: the run goes on with one worker (losses to 1e-5)."""
+    add_nodes(cluster, 2)
+    full = long_steps(faulty_config(scratch, "elastic"))
+    config = replace(
+        full,
+        workers=replace(full.workers, min_workers=1, max_failures=3),
+        train=replace(full.train, checkpoint_every_steps=10),
+    )
+    with ray_job(config, scratch, "--address", cluster.address) as job:
+        job.wait_until(step_reached(15))
+        cluster.remove_node(node_of(cluster, read_attempts(job.directory)[0].pids[1]), allow_graceful=False)
+        assert job.wait() == 0, job.text
+    first, *others = read_attempts(job.directory)
+    assert first.world_size == 2 and others[-1].world_size == 1 and others[-1].resumed_from_step >= 10
+    losses, expected = ({r["step"]: r["loss"] for _, r in run.read_metrics()} for run in (job.directory, undisturbed))
+    assert losses == pytest.approx(expected, rel=1e-5)
+
+
+def add_nodes(cluster: Any, count: int) -> None:
+    for _ in range(count):
+        cluster.add_node(num_cpus=1)
+
+
+def node_of(cluster: Any, pid: int) -> Any:
+    """The node that a worker runs on: that of the raylet it descends from."""
+    raylets = {parent.pid for parent in psutil.Process(pid).parents()}
+    (found,) = [node for node in cluster.worker_nodes if node.all_processes["raylet"][0].process.pid in raylets]
+    return found
 
 
 def drain(cluster: Any, node: Any) -> None:
