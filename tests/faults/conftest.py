@@ -62,6 +62,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """The fault matrix: what was done to runs, how often, and whether they came out as if it had not been."""
     rows = _rows(terminalreporter.stats)
+    if not rows:
+        return
     lines = ["| what happens | runs | as undisturbed |", "|---|---|---|"]
     lines += [f"| {what} | {passed + failed} | {'yes' if not failed else f'NO: {failed} failed'} |"
               for what, (passed, failed) in rows.items()]  # fmt: skip

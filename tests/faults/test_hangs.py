@@ -16,7 +16,7 @@ pytestmark = pytest.mark.timeout(150)
 HUNG_STEP, RANK = 5, 1
 
 
-def impatient(config: TrainingConfig, timeout_s: float = 3.0) -> TrainingConfig:
+def impatient(config: TrainingConfig, timeout_s: float = 5.0) -> TrainingConfig:
     return replace(config, workers=replace(config.workers, hang_timeout_s=timeout_s))
 
 
