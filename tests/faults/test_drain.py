@@ -66,7 +66,7 @@ def test_node_drained(cluster: Any, nursery: Nursery, undisturbed: RunDirectory,
 
 
 def test_fewer_machines(cluster: Any, undisturbed: RunDirectory, scratch: Path) -> None:
-    """One of two machines goes without a notice and none replaces it: the run goes on with one worker (losses to 1e-5)."""
+    """One of two machines goes without a notice, none replaces it: the run goes on with one worker (losses to 1e-5)."""
     add_nodes(cluster, 2)
     full = long_steps(faulty_config(scratch, "elastic"))
     config = replace(
