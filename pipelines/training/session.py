@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from pipelines.shard_ranges import ShardRanges
+from pipelines.training.adapters import merged, select_trained, write_adapters
 from pipelines.training.checkpoints import CheckpointStore
 from pipelines.training.config import TrainingConfig
 from pipelines.training.ranks import from_first, rank_and_world_size
@@ -82,9 +83,14 @@ def tokenizer_directory(config: TrainingConfig) -> Path:
 def build_model(config: TrainingConfig) -> Vamba:
     """The whole model on the CPU: read from `init_from` (a directory by now), or initialised from the seed."""
     if config.model.init_from:
+        import torch
+
         from vamba.model.pretrained import from_pretrained
 
-        return from_pretrained(config.model.init_from, backends=config.backends, device=config.workers.device)
+        # Released weights are bfloat16; those that are trained must be wider than what they are computed in.
+        return from_pretrained(
+            config.model.init_from, dtype=torch.float32, backends=config.backends, device=config.workers.device
+        )
     from vamba.model.init import init_weights_
     from vamba.model.vamba import Vamba
 
@@ -120,18 +126,18 @@ def build_state(config: TrainingConfig, data: TrainingData) -> TrainState:
     """Model, sharding and optimizer of this rank, at the start of the plan."""
     import torch
 
+    from vamba.parallel.layers import prepare_layers
     from vamba.parallel.mesh import build_mesh
     from vamba.parallel.sharding import shard_model
     from vamba.train.state import TrainState
-    from vamba.train.trainable import select_trainable
 
     device = torch.device(config.workers.device)
     if device.type == "cuda":
         device = torch.device("cuda", torch.cuda.current_device())
     model = build_model(config)
-    select_trainable(model, config.train.trainable, config.train.expected_trainable)
+    select_trained(model, config)
     mesh = build_mesh(device.type, config.parallel)
-    model.set_activation_checkpointing(config.parallel.activation_checkpointing)
+    prepare_layers(model, config.parallel)
     shard_model(model.to(device), mesh, config.parallel)
     model.train()
     return TrainState(
@@ -273,13 +279,16 @@ def export_model(state: TrainState, config: TrainingConfig, directory: RunDirect
         return
     from vamba.model.pretrained import write_checkpoint
 
+    lora, adapters = config.model.lora, dict[str, Any]()
     write_checkpoint(
         directory.model,
         state.model.config,
-        tensors,
+        tensors if lora is None else merged(tensors, lora, adapters),
         tokenizer_dir=tokenizer_directory(config),
         processing=config.reader.frames,
     )
+    if lora is not None:
+        write_adapters(directory.root / "adapter", lora, adapters, config.model.init_from)
 
 
 def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
