@@ -1,7 +1,7 @@
 """The two Ray Data stages of an ingest, probe and decode, and the work that one task of each does in its worker.
 
-Each task gets one row of work (a few files to probe, or about `segment_cost_s` of decoding) and yields one small table
-under a declared schema. A worker keeps one decoder process (sandbox.py) for all its tasks. Frames go from the worker to
+Each task gets one row of work (files to probe, or segments to decode: see tasks.py) and yields one small table under
+a declared schema. A worker keeps one decoder process (sandbox.py) for all its tasks. Frames go from the worker to
 the staging area; only counts come back to the driver.
 """
 
@@ -30,6 +30,7 @@ from pipelines.ingest.types import DecodeRequest, IngestError, PlannedVideo, Pro
 from vamba.data.manifest import Failure
 
 _PROBE_BYTES_PER_S = 5e6  # slowest storage that a probe waits for
+_LIMITS_INTERVAL_S = 0.1
 
 _UNREADABLE = {"not_found", "permission_denied", "unreachable"}  # reading again another way cannot help
 
@@ -45,12 +46,16 @@ def run_stage(tasks: Sequence[pa.Table], work: Callable[[pa.Table], pa.Table]) -
     """
     import ray.data
     import ray.exceptions
+    from ray.data._internal.execution.resource_manager import ResourceManager
 
+    # Until Ray Data has asked twice what the cluster has, it runs one task at a time: by default for a second.
+    ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S = _LIMITS_INTERVAL_S
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # a failed stage is raised here, once
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    dataset = ray.data.from_arrow(list(tasks)).map_batches(
+    # from_arrow would start workers for nothing but to look at the tables, and wait for all of them.
+    dataset = ray.data.from_blocks(list(tasks)).map_batches(
         work, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=1
     )
     try:
