@@ -59,6 +59,22 @@ class ModelSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DistillConfig:
+    """Training towards a teacher's cached logits, beside the labels.
+
+    teachers: URI of a directory that `pipelines.training.teachers.write_teachers` wrote, with every training sample.
+    coeff: weight of the divergence from the teacher; 0 leaves the labels alone.
+    """
+
+    teachers: str
+    coeff: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.coeff >= 0:
+            raise ValueError(f"distill.coeff is {self.coeff}; it must be 0 or more.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkersConfig:
     """The processes that train.
 
@@ -97,6 +113,7 @@ class TrainingConfig:
     data: URI of a dataset that `vamba ingest` wrote. storage: directory that holds `runs/`; None means VAMBA_HOME.
     backends: implementations of scan, convolution and attention by name; "auto" takes the first of a written order that
         runs on the worker's device.
+    distill: a teacher to learn from beside the labels; None for none.
     """
 
     name: str
@@ -108,6 +125,7 @@ class TrainingConfig:
     reader: ReaderConfig = field(default_factory=ReaderConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    distill: DistillConfig | None = None
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     workers: WorkersConfig = field(default_factory=WorkersConfig)
     checkpoints: Retention = field(default_factory=Retention)

@@ -99,8 +99,12 @@ def _resolved(config: TrainingConfig, start: StartModel | None) -> TrainingConfi
         model = replace(model, init_from=str(start.directory))
     if model.tokenizer:
         model = replace(model, tokenizer=str(Path(model.tokenizer).expanduser().resolve()))
-    data = config.data if "://" in config.data else str(Path(config.data).expanduser().resolve())
-    return replace(config, model=model, data=data)
+    distill = config.distill and replace(config.distill, teachers=_absolute(config.distill.teachers))
+    return replace(config, model=model, data=_absolute(config.data), distill=distill)
+
+
+def _absolute(uri: str) -> str:
+    return uri if "://" in uri else str(Path(uri).expanduser().resolve())
 
 
 def _train_on_ray(

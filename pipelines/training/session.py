@@ -26,6 +26,7 @@ from pipelines.training.config import TrainingConfig
 from pipelines.training.ranks import from_first, rank_and_world_size
 from pipelines.training.run_directory import RunDirectory
 from pipelines.training.run_lock import exclusive
+from pipelines.training.teachers import open_teachers, require_same_teachers, set_distillation
 from vamba.data.plan import DataPlan
 from vamba.data.reader_config import ReaderConfig, plan_items
 from vamba.data.sample_table import SampleTable
@@ -136,6 +137,8 @@ def build_state(config: TrainingConfig, data: TrainingData) -> TrainState:
         device = torch.device("cuda", torch.cuda.current_device())
     model = build_model(config)
     select_trained(model, config)
+    if config.distill is not None:
+        set_distillation(model, config.distill)
     mesh = build_mesh(device.type, config.parallel)
     prepare_layers(model, config.parallel)
     shard_model(model.to(device), mesh, config.parallel)
@@ -181,7 +184,10 @@ def train_rank(config: TrainingConfig, directory: RunDirectory) -> RankOutcome:
             backends=backends, resumed_from_step=state.step, num_steps=state.num_steps,
         )  # fmt: skip
         tokenizer = load_tokenizer(tokenizer_directory(config))
-        encode = SampleEncoder(tokenizer, config.reader, device=config.workers.device)
+        teachers = None if config.distill is None else open_teachers(config.distill, data.rows)
+        if teachers is not None:
+            require_same_teachers(directory, teachers, rank=rank)
+        encode = SampleEncoder(tokenizer, config.reader, device=config.workers.device, teachers=teachers)
         reader = PackReader(
             data.plan, data.rows, data.read_range, encode,
             state=state.reader_state, rank=rank, world_size=world_size, config=config.reader,
