@@ -67,18 +67,23 @@ def run_training(config: TrainingConfig, notice: Callable[[str], None] = print) 
     directory = run_directory(config.storage, config.name)
     data = open_training_data(config)
     start = find_start(config, directory)
-    announce(_resolved(config, start), data, notice, is_new=not directory.attempts())
+    is_new = not directory.attempts()
+    if is_new:
+        announce(preflight(_resolved(config, start), data), notice)
     directory.open(config, data_digest=data.digest)
     if directory.finished_step() == data.num_steps and directory.model.exists():
         notice(f"Run {config.name!r} finished at step {data.num_steps}; its model is {directory.model}.")
         return summarize(directory, "already_finished", data.num_steps)
     if start is not None:
         start = pin_start(start, directory)
+    resolved = _resolved(config, start)
+    if config.workers.gpu_memory_gb is not None and not is_new:
+        preflight(resolved, data).require_fit()
     directory.update_run(init_from=config.model.init_from, **source_version())
     tracker = Tracker(config, directory, notice)
     status = "failed"
     try:
-        _train_on_ray(_resolved(config, start), directory, _Progress(directory, data, notice), notice)
+        _train_on_ray(resolved, directory, _Progress(directory, data, notice), notice)
         status = "finished" if directory.finished_step() == data.num_steps else "preempted"
     finally:
         tracker.close(status)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from pipelines.training.adapters import select_trained
 from pipelines.training.config import TrainingConfig
 from pipelines.training.session import TrainingData, build_model_shell
+from pipelines.training.teachers import open_teachers
 from vamba.ops.backends import describe
 
 if TYPE_CHECKING:
@@ -100,6 +101,10 @@ class Preflight:
         rows["parameters"] = f"{self.sizes.total:,}, of which {self.sizes.trainable:,} are trained"
         for name, size, trained in self.parts:
             rows[f"  {name}"] = f"{size:,}" + (f", {trained:,} trained" if trained else "")
+        if config.model.lora is not None:
+            rows["adapters"] = f"of rank {config.model.lora.rank}, counted with the parts they adapt"
+        if config.distill is not None:
+            rows["teacher"] = f"{config.distill.teachers}, weight {config.distill.coeff:g}"
         rows["mesh"] = self._mesh()
         rows["backends"] = f"{describe(config.backends)}, on the workers"
         rows[f"memory of a {kind}"] = f"{_size(self.memory_bytes)}"
@@ -140,6 +145,8 @@ def preflight(config: TrainingConfig, data: TrainingData) -> Preflight:
     from vamba.parallel.shard_sizes import shard_sizes
     from vamba.parallel.sharding import shard_model
 
+    if config.distill is not None:
+        open_teachers(config.distill, data.rows)
     workers = config.workers.num_workers
     model = build_model_shell(config)
     select_trained(model, config)
@@ -174,13 +181,11 @@ def preflight(config: TrainingConfig, data: TrainingData) -> Preflight:
     )
 
 
-def announce(config: TrainingConfig, data: TrainingData, notice: Callable[[str], None], *, is_new: bool) -> None:
-    """Print the plan of a new run, before anything starts; refuse any run that does not fit (DoesNotFitError)."""
-    if is_new or config.workers.gpu_memory_gb is not None:
-        plan = preflight(config, data)
-        for line in plan.lines() if is_new else ():
-            notice(line)
-        plan.require_fit()
+def announce(plan: Preflight, notice: Callable[[str], None]) -> None:
+    """Print the plan of a run, line by line; refuse one that does not fit (DoesNotFitError)."""
+    for line in plan.lines():
+        notice(line)
+    plan.require_fit()
 
 
 def _size(size_bytes: int) -> str:
@@ -206,4 +211,5 @@ def _largest_pack(config: TrainingConfig, data: TrainingData) -> PackShape:
     if most is not None:
         budget = min(budget, most * int(costs.max()))
     text = math.ceil(budget * text_tokens / int(costs.sum()))
-    return PackShape(num_text_tokens=text, num_video_tokens=budget - text, num_labelled=text)
+    scored = text if config.distill is None else 2 * text  # once for the labels, once for the teacher
+    return PackShape(num_text_tokens=text, num_video_tokens=budget - text, num_labelled=scored)
