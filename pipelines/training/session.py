@@ -2,7 +2,8 @@
 
     TrainingConfig ──> open_training_data ──> build_state ── restore ──> fit ── export_model ──> model/
                                                               │           │
-                                                    CheckpointStore   RankRun (metrics, checkpoints, stop request)
+                                                    CheckpointStore   RankRun (metrics, checkpoints, rewinds,
+                                                                               evaluations, stop request)
 
 The launcher has set up the process group (Ray Train, torchrun, or none for a single process) and the run directory.
 """
@@ -23,10 +24,12 @@ from pipelines.shard_ranges import ShardRanges
 from pipelines.training.adapters import merged, select_trained, write_adapters
 from pipelines.training.checkpoints import CheckpointStore
 from pipelines.training.config import TrainingConfig
+from pipelines.training.evaluations import EvaluationData, Evaluator, plan_evaluation, read_evaluations
 from pipelines.training.ranks import from_first, rank_and_world_size
+from pipelines.training.rewind import Rewinder
 from pipelines.training.run_directory import RunDirectory
 from pipelines.training.run_lock import exclusive
-from pipelines.training.teachers import open_teachers, require_same_teachers, set_distillation
+from pipelines.training.teachers import set_distillation, with_teachers
 from vamba.data.plan import DataPlan
 from vamba.data.reader_config import ReaderConfig, plan_items
 from vamba.data.sample_table import SampleTable
@@ -43,13 +46,14 @@ TINY_TOKENIZER = "assets/tiny_tokenizer"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingData:
-    """The training split and how it is cut into steps. num_steps: of the whole run."""
+    """The training split and how it is cut into steps. num_steps: of the whole run. evaluation: if any are made."""
 
     rows: SampleTable
     plan: DataPlan
     digest: str
     read_range: Callable[[str, int, int], bytes]
     num_steps: int
+    evaluation: EvaluationData | None
 
 
 def open_training_data(config: TrainingConfig) -> TrainingData:
@@ -67,6 +71,7 @@ def open_training_data(config: TrainingConfig) -> TrainingData:
         digest=manifest.digest,
         read_range=ShardRanges(storage),
         num_steps=config.train.num_steps or plan.num_steps(config.train.num_epochs),
+        evaluation=plan_evaluation(manifest.select("validation"), config),
     )
 
 
@@ -173,7 +178,10 @@ def train_rank(config: TrainingConfig, directory: RunDirectory) -> RankOutcome:
         unreadable = from_first(_known_unreadable(directory) if rank == 0 else set())
         data = open_training_data(config)
         state = build_state(config, data)
-        store = CheckpointStore(directory.checkpoints, retention=config.checkpoints, notify=directory.append_event)
+        store = CheckpointStore(
+            directory.checkpoints, retention=config.checkpoints, notify=directory.append_event,
+            evaluations=partial(read_evaluations, directory),
+        )  # fmt: skip
         store.restore(state)
         backends = state.model.ops.names.to_dict()
         if rank == 0:
@@ -184,18 +192,27 @@ def train_rank(config: TrainingConfig, directory: RunDirectory) -> RankOutcome:
             backends=backends, resumed_from_step=state.step, num_steps=state.num_steps,
         )  # fmt: skip
         tokenizer = load_tokenizer(tokenizer_directory(config))
-        teachers = None if config.distill is None else open_teachers(config.distill, data.rows)
-        if teachers is not None:
-            require_same_teachers(directory, teachers, rank=rank)
-        encode = SampleEncoder(tokenizer, config.reader, device=config.workers.device, teachers=teachers)
+        encode = SampleEncoder(tokenizer, config.reader, device=config.workers.device)
+        taught = encode if config.distill is None else with_teachers(encode, config.distill, data.rows, directory, rank)
         reader = PackReader(
-            data.plan, data.rows, data.read_range, encode,
+            data.plan, data.rows, data.read_range, taught,
             state=state.reader_state, rank=rank, world_size=world_size, config=config.reader,
             unreadable=unreadable, on_unreadable=partial(_record_unreadable, directory, rank),
         )  # fmt: skip
         labels = {key: directory.read_run().get(key) for key in ("config_digest", "data_digest")}
         labels["backends"] = backends
-        run = RankRun(directory, store, config.reader, attempt=attempt, rank=rank, labels=labels, unreadable=unreadable)
+        rebuild = partial(build_state, config, data)
+        rewinder = Rewinder(store, data.plan, rebuild=rebuild, notify=directory.append_event)
+        evaluator = None
+        if data.evaluation is not None:
+            evaluator = Evaluator(
+                data.evaluation, directory, read_range=data.read_range, encode=encode, reader=config.reader,
+                rank=rank, world_size=world_size,
+            )  # fmt: skip
+        run = RankRun(
+            directory, store, config.reader, attempt=attempt, rank=rank, labels=labels, unreadable=unreadable,
+            rewinder=rewinder, evaluator=evaluator,
+        )  # fmt: skip
         with reader, run:
             finished = fit(state, reader, run)
         if finished:
@@ -218,8 +235,11 @@ class RankRun:
         rank: int,
         labels: dict[str, Any],
         unreadable: Collection[str],
+        rewinder: Rewinder,
+        evaluator: Evaluator | None,
     ) -> None:
         """unreadable: ids of samples that earlier attempts could not read."""
+        self._rewinder, self._evaluator = rewinder, evaluator
         self._directory, self._store, self._labels = directory, store, labels
         self._max_unreadable, self._unreadable = reader.max_unreadable_samples, set(unreadable)
         self._metrics: IO[str] | None = directory.metrics_path(attempt).open("a") if rank == 0 else None
@@ -237,6 +257,11 @@ class RankRun:
     def report(self, result: StepResult) -> None:
         if self._metrics is not None:
             self._write(self._metrics, result)
+            if result.skipped is not None:
+                self._directory.append_event(
+                    "step_skipped", step=result.step, reason=result.skipped, loss=result.loss,
+                    grad_norm=result.grad_norm, sample_ids=result.sample_ids,
+                )  # fmt: skip
         self._unreadable.update(result.unreadable)
         if len(self._unreadable) > self._max_unreadable:
             raise ValueError(
@@ -258,6 +283,12 @@ class RankRun:
             self._store.wait()
         elif self._metrics is not None:
             self._directory.append_event("checkpoint_begun", step=state.step, held_s=round(held_s, 5))
+
+    def rewind(self, state: TrainState) -> None:
+        self._rewinder.rewind(state, partial(self.save, durable=True))
+
+    def evaluate(self, state: TrainState) -> bool:
+        return self._evaluator is None or self._evaluator.evaluate(state, self.stop_requested)
 
 
 def _known_unreadable(directory: RunDirectory) -> set[str]:

@@ -22,6 +22,7 @@ from pipelines.training.config import DistillConfig
 from pipelines.training.run_directory import RunDirectory, RunMismatchError
 
 if TYPE_CHECKING:
+    from vamba.data.encode import SampleEncoder
     from vamba.data.sample_table import SampleTable
     from vamba.data.text import TeacherLogits
 
@@ -98,8 +99,14 @@ def set_distillation(model: Any, config: DistillConfig) -> None:
     model.config = model.model.config = replace(model.config, distill_coeff=config.coeff)
 
 
-def require_same_teachers(directory: RunDirectory, teachers: Teachers, *, rank: int) -> None:
-    """Record which teachers the run has, or check that they are those. Raises RunMismatchError."""
+def with_teachers(
+    encode: SampleEncoder, config: DistillConfig, rows: SampleTable, directory: RunDirectory, rank: int
+) -> SampleEncoder:
+    """The encoder of training samples, with what the teacher thought of each. Evaluation has none.
+
+    Records which teachers the run has, or checks that they are those. Raises RunMismatchError.
+    """
+    teachers = open_teachers(config, rows)
     known = directory.read_run().get("teachers_digest", teachers.digest)
     if known != teachers.digest:
         raise RunMismatchError(
@@ -108,6 +115,7 @@ def require_same_teachers(directory: RunDirectory, teachers: Teachers, *, rank: 
         )
     if rank == 0:
         directory.update_run(teachers_digest=teachers.digest)
+    return encode.taught_by(teachers)
 
 
 def _file_name(sample_id: str) -> str:

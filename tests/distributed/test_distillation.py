@@ -75,9 +75,8 @@ def test_the_first_loss_is_the_models_own_sample_by_sample(root: Path, runs: dic
     assert config.distill is not None
     model, data = build_model(config), open_training_data(config)
     set_distillation(model, config.distill)
-    encode = SampleEncoder(
-        load_tokenizer(TINY_TOKENIZER), config.reader, teachers=open_teachers(config.distill, data.rows)
-    )
+    encode = SampleEncoder(load_tokenizer(TINY_TOKENIZER), config.reader)
+    encode = encode.taught_by(open_teachers(config.distill, data.rows))
     _, record = next(runs["one"].read_metrics())
     total, divergence, count = 0.0, 0.0, 0
     with torch.no_grad():

@@ -9,6 +9,7 @@ suffice.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -51,14 +52,20 @@ class Encoder(Protocol):
 class SampleEncoder:
     """Bytes of a sample's tar members -> EncodedSample."""
 
-    def __init__(
-        self, tokenizer: Tokenizer, config: ReaderConfig, *, device: str = "cpu", teachers: TeachersOf | None = None
-    ) -> None:
+    teachers: TeachersOf | None = None
+
+    def __init__(self, tokenizer: Tokenizer, config: ReaderConfig, *, device: str = "cpu") -> None:
         """device: where the batches go ("cpu", "cuda", …)."""
-        self.tokenizer, self.teachers = tokenizer, teachers
+        self.tokenizer = tokenizer
         self.config = config
         self.processing = config.frames
         self.keeps_frames = config.resizes_on_device(device)
+
+    def taught_by(self, teachers: TeachersOf) -> SampleEncoder:
+        """The same encoder, with a teacher's logits beside every conversation."""
+        taught = copy.copy(self)
+        taught.teachers = teachers
+        return taught
 
     def __call__(self, content: bytes | memoryview, memory: MemoryPool | None = None) -> EncodedSample:
         """Raises ValueError when the bytes are not a whole sample. Pixels are put in `memory`."""
