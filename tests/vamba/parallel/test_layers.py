@@ -27,13 +27,11 @@ def train_pass(model: torch.nn.Module, batch: Batch) -> tuple[float, dict[str, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recompute", [False, True])
-def test_compiled_layers_train_as_eager_ones(recompute: bool) -> None:
+def test_compiled_layers_that_are_recomputed_train_as_eager_ones() -> None:
     torch._dynamo.reset()
     eager, compiled = random_model().float().train(), random_model().float().train()
-    policy = "layer" if recompute else "none"
-    prepare_layers(eager, ParallelConfig(activation=policy))
-    prepare_layers(compiled, ParallelConfig(activation=policy, compile=True))
+    prepare_layers(eager, ParallelConfig())
+    prepare_layers(compiled, ParallelConfig(activation="layer", compile=True))
     assert eager.state_dict().keys() == compiled.state_dict().keys()
     for batch in (collate(SAMPLES), *batches(3)[1:]):
         (expected, grads), (loss, compiled_grads) = train_pass(eager, batch), train_pass(compiled, batch)
