@@ -67,6 +67,7 @@ class Staging:
         self.storage: Storage = open_storage(out)
         self.key, self.holder = key, holder
         self._prefix = f"{WORK_PREFIX}/{key.removeprefix('sha256:')[:16]}"
+        self._headers: dict[str, tuple[dict[str, Any], int]] = {}  # of the segments of a shard that is being packed
 
     def check_holder(self) -> None:
         """Raises LeaseLost if the destination is another ingest's by now. What follows writes or removes something."""
@@ -167,8 +168,11 @@ class Staging:
 
     def _segment_header(self, shard: str, segment: str) -> tuple[dict[str, Any], int]:
         path = self._segment_path(shard, segment)
-        (length,) = _HEADER.unpack(self.storage.read_range(path, 0, _HEADER.size))
-        return json.loads(self.storage.read_range(path, _HEADER.size, length)), _HEADER.size + length
+        if path not in self._headers:
+            (length,) = _HEADER.unpack(self.storage.read_range(path, 0, _HEADER.size))
+            header = json.loads(self.storage.read_range(path, _HEADER.size, length))
+            self._headers[path] = header, _HEADER.size + length
+        return self._headers[path]
 
     def done_segments(self, shard: str | None = None) -> set[str]:
         """Names of the segments that are done, of one shard or of all."""
@@ -178,6 +182,7 @@ class Staging:
     def drop_segments(self, shard: str) -> None:
         """Removes the segments of a shard that is committed."""
         self.check_holder()
+        self._headers.clear()
         self.storage.delete_tree(f"{self._prefix}/segments/{shard}")
 
     def write_commit(self, name: str, commit: ShardCommit) -> None:
