@@ -28,9 +28,11 @@ from typing import Any
 from pipelines.ray_session import ray_session
 from pipelines.training.config import TrainingConfig
 from pipelines.training.lean_trainer import lean_trainer_class
+from pipelines.training.preflight import Preflight, announce, preflight
 from pipelines.training.rewind import describe_guard_event
 from pipelines.training.run_directory import MetricsFollower, RunDirectory, run_directory
 from pipelines.training.session import TrainingData, open_training_data, train_rank
+from pipelines.training.start_model import StartModel, find_start, pin_start
 from pipelines.training.summary import TrainingSummary, summarize
 from pipelines.training.tracking import Tracker, source_version
 from vamba.ops.backends import Backends, describe
@@ -65,32 +67,50 @@ def run_training(config: TrainingConfig, notice: Callable[[str], None] = print) 
     """
     directory = run_directory(config.storage, config.name)
     data = open_training_data(config)
+    start = find_start(config, directory)
+    is_new = not directory.attempts()
+    if is_new:
+        announce(preflight(_resolved(config, start), data), notice)
     directory.open(config, data_digest=data.digest)
     if directory.finished_step() == data.num_steps and directory.model.exists():
         notice(f"Run {config.name!r} finished at step {data.num_steps}; its model is {directory.model}.")
         return summarize(directory, "already_finished", data.num_steps)
+    if start is not None:
+        start = pin_start(start, directory)
+    resolved = _resolved(config, start)
+    if config.workers.gpu_memory_gb is not None and not is_new:
+        preflight(resolved, data).require_fit()
     directory.update_run(init_from=config.model.init_from, **source_version())
     tracker = Tracker(config, directory, notice)
     status = "failed"
     try:
-        _train_on_ray(_resolved(config), directory, _Progress(directory, data, notice), notice)
+        _train_on_ray(resolved, directory, _Progress(directory, data, notice), notice)
         status = "finished" if directory.finished_step() == data.num_steps else "preempted"
     finally:
         tracker.close(status)
     return summarize(directory, "finished" if status == "finished" else "preempted", data.num_steps)
 
 
-def _resolved(config: TrainingConfig) -> TrainingConfig:
+def describe_run(config: TrainingConfig) -> Preflight:
+    """What `run_training` would do, counted; changes nothing. Raises ValueError for what it would refuse."""
+    directory = run_directory(config.storage, config.name)
+    data = open_training_data(config)
+    return preflight(_resolved(config, find_start(config, directory)), data)
+
+
+def _resolved(config: TrainingConfig, start: StartModel | None) -> TrainingConfig:
     """The configuration for workers: references turned into absolute directories that every process understands."""
     model = config.model
-    if model.init_from:
-        from pipelines.registry.models import resolve_model
-
-        model = replace(model, init_from=str(resolve_model(model.init_from).directory))
+    if start is not None:
+        model = replace(model, init_from=str(start.directory))
     if model.tokenizer:
         model = replace(model, tokenizer=str(Path(model.tokenizer).expanduser().resolve()))
-    data = config.data if "://" in config.data else str(Path(config.data).expanduser().resolve())
-    return replace(config, model=model, data=data)
+    distill = config.distill and replace(config.distill, teachers=_absolute(config.distill.teachers))
+    return replace(config, model=model, data=_absolute(config.data), distill=distill)
+
+
+def _absolute(uri: str) -> str:
+    return uri if "://" in uri else str(Path(uri).expanduser().resolve())
 
 
 def _train_on_ray(

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from pipelines.shard_ranges import ShardRanges
+from pipelines.training.adapters import merged, select_trained, write_adapters
 from pipelines.training.checkpoints import CheckpointStore
 from pipelines.training.config import TrainingConfig
 from pipelines.training.evaluations import EvaluationData, Evaluator, plan_evaluation, read_evaluations
@@ -28,6 +29,7 @@ from pipelines.training.ranks import from_first, rank_and_world_size
 from pipelines.training.rewind import Rewinder
 from pipelines.training.run_directory import RunDirectory
 from pipelines.training.run_lock import exclusive
+from pipelines.training.teachers import set_distillation, with_teachers
 from vamba.data.plan import DataPlan
 from vamba.data.reader_config import ReaderConfig, plan_items
 from vamba.data.sample_table import SampleTable
@@ -87,9 +89,14 @@ def tokenizer_directory(config: TrainingConfig) -> Path:
 def build_model(config: TrainingConfig) -> Vamba:
     """The whole model on the CPU: read from `init_from` (a directory by now), or initialised from the seed."""
     if config.model.init_from:
+        import torch
+
         from vamba.model.pretrained import from_pretrained
 
-        return from_pretrained(config.model.init_from, backends=config.backends, device=config.workers.device)
+        # Released weights are bfloat16; those that are trained must be wider than what they are computed in.
+        return from_pretrained(
+            config.model.init_from, dtype=torch.float32, backends=config.backends, device=config.workers.device
+        )
     from vamba.model.init import init_weights_
     from vamba.model.vamba import Vamba
 
@@ -125,18 +132,20 @@ def build_state(config: TrainingConfig, data: TrainingData) -> TrainState:
     """Model, sharding and optimizer of this rank, at the start of the plan."""
     import torch
 
+    from vamba.parallel.layers import prepare_layers
     from vamba.parallel.mesh import build_mesh
     from vamba.parallel.sharding import shard_model
     from vamba.train.state import TrainState
-    from vamba.train.trainable import select_trainable
 
     device = torch.device(config.workers.device)
     if device.type == "cuda":
         device = torch.device("cuda", torch.cuda.current_device())
     model = build_model(config)
-    select_trainable(model, config.train.trainable, config.train.expected_trainable)
+    select_trained(model, config)
+    if config.distill is not None:
+        set_distillation(model, config.distill)
     mesh = build_mesh(device.type, config.parallel)
-    model.set_activation_checkpointing(config.parallel.activation_checkpointing)
+    prepare_layers(model, config.parallel)
     shard_model(model.to(device), mesh, config.parallel)
     model.train()
     return TrainState(
@@ -184,8 +193,9 @@ def train_rank(config: TrainingConfig, directory: RunDirectory) -> RankOutcome:
         )  # fmt: skip
         tokenizer = load_tokenizer(tokenizer_directory(config))
         encode = SampleEncoder(tokenizer, config.reader, device=config.workers.device)
+        taught = encode if config.distill is None else with_teachers(encode, config.distill, data.rows, directory, rank)
         reader = PackReader(
-            data.plan, data.rows, data.read_range, encode,
+            data.plan, data.rows, data.read_range, taught,
             state=state.reader_state, rank=rank, world_size=world_size, config=config.reader,
             unreadable=unreadable, on_unreadable=partial(_record_unreadable, directory, rank),
         )  # fmt: skip
@@ -306,13 +316,16 @@ def export_model(state: TrainState, config: TrainingConfig, directory: RunDirect
         return
     from vamba.model.pretrained import write_checkpoint
 
+    lora, adapters = config.model.lora, dict[str, Any]()
     write_checkpoint(
         directory.model,
         state.model.config,
-        tensors,
+        tensors if lora is None else merged(tensors, lora, adapters),
         tokenizer_dir=tokenizer_directory(config),
         processing=config.reader.frames,
     )
+    if lora is not None:
+        write_adapters(directory.root / "adapter", lora, adapters, config.model.init_from)
 
 
 def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,10 +28,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunDirectory]:
     write_dataset(root / "data", samples)
     configs = {
         name: tiny_config(root / "data", root, name, num_steps=NUM_STEPS)
-        for name in ("one", "two", "two-to-two", "two-to-one", "two-to-four", "two-by-two")
+        for name in ("one", "two", "four", "two-to-two", "two-to-one", "two-to-four", "two-by-two")
     }
     configs["two-by-two"] = replicated(configs["two-by-two"], 2)
-    fresh = {name: Job(config=configs[name]) for name in ("one", "two", "two-by-two")}
+    fresh = {name: Job(config=configs[name]) for name in ("one", "two", "four", "two-by-two")}
     for job in fresh.values():
         open_run(job.config)
     resumed = {
@@ -40,7 +40,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunDirectory]:
     }
     train(2, fresh["two"], resumed["two-to-two"], scratch=root)
     train(1, fresh["one"], resumed["two-to-one"], scratch=root)
-    train(4, resumed["two-to-four"], fresh["two-by-two"], scratch=root)
+    train(4, resumed["two-to-four"], fresh["two-by-two"], fresh["four"], scratch=root)
     return {name: run_directory(str(root), name) for name in configs}
 
 
@@ -52,7 +52,7 @@ def weights(directory: RunDirectory) -> dict[str, torch.Tensor]:
     return dict(load_file(directory.model / "model.safetensors"))
 
 
-@pytest.mark.parametrize("name", ["two", "two-by-two"])
+@pytest.mark.parametrize("name", ["two", "two-by-two", "four"])
 def test_sharded_training_equals_one_process(runs: dict[str, RunDirectory], name: str) -> None:
     assert losses(runs[name]) == pytest.approx(losses(runs["one"]), rel=1e-6)
     reference, sharded = weights(runs["one"]), weights(runs[name])
