@@ -31,7 +31,7 @@ from pipelines.training.lean_trainer import lean_trainer_class
 from pipelines.training.run_directory import MetricsFollower, RunDirectory, run_directory
 from pipelines.training.session import TrainingData, open_training_data, train_rank
 from pipelines.training.summary import TrainingSummary, summarize
-from pipelines.training.tracking import Tracker, source_version
+from pipelines.training.tracking import Tracker, send_the_rest, source_version
 from vamba.ops.backends import Backends, describe
 
 PROGRESS_EVERY_S = 2.0
@@ -67,6 +67,7 @@ def run_training(config: TrainingConfig, notice: Callable[[str], None] = print) 
     directory.open(config, data_digest=data.digest)
     if directory.finished_step() == data.num_steps and directory.model.exists():
         notice(f"Run {config.name!r} finished at step {data.num_steps}; its model is {directory.model}.")
+        send_the_rest(config, directory, notice)
         return summarize(directory, "already_finished", data.num_steps)
     directory.update_run(init_from=config.model.init_from, **source_version())
     tracker = Tracker(config, directory, notice)

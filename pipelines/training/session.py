@@ -22,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 from pipelines.shard_ranges import ShardRanges
 from pipelines.training.checkpoints import CheckpointStore
 from pipelines.training.config import TrainingConfig
+from pipelines.training.measures import StepMeasures
 from pipelines.training.ranks import from_first, rank_and_world_size
 from pipelines.training.run_directory import RunDirectory
 from pipelines.training.run_lock import exclusive
@@ -183,7 +184,10 @@ def train_rank(config: TrainingConfig, directory: RunDirectory) -> RankOutcome:
         )  # fmt: skip
         labels = {key: directory.read_run().get(key) for key in ("config_digest", "data_digest")}
         labels["backends"] = backends
-        run = RankRun(directory, store, config.reader, attempt=attempt, rank=rank, labels=labels, unreadable=unreadable)
+        run = RankRun(
+            directory, store, config.reader, attempt=attempt, rank=rank, labels=labels, unreadable=unreadable,
+            measures=StepMeasures(config, world_size),
+        )  # fmt: skip
         with reader, run:
             finished = fit(state, reader, run)
         if finished:
@@ -206,8 +210,10 @@ class RankRun:
         rank: int,
         labels: dict[str, Any],
         unreadable: Collection[str],
+        measures: StepMeasures,
     ) -> None:
         """unreadable: ids of samples that earlier attempts could not read."""
+        self._measures = measures
         self._directory, self._store, self._labels = directory, store, labels
         self._max_unreadable, self._unreadable = reader.max_unreadable_samples, set(unreadable)
         self._metrics: IO[str] | None = directory.metrics_path(attempt).open("a") if rank == 0 else None
@@ -237,6 +243,7 @@ class RankRun:
         record = asdict(result)
         del record["stop_requested"]
         record["seconds"] = {phase: round(seconds, 6) for phase, seconds in result.seconds.items()}
+        record |= self._measures.of(result)
         file.write(json.dumps({**record, "time": round(time.time(), 3)}) + "\n")
         file.flush()
 
