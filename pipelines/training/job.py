@@ -28,6 +28,7 @@ from typing import Any
 from pipelines.ray_session import ray_session
 from pipelines.training.config import TrainingConfig
 from pipelines.training.lean_trainer import lean_trainer_class
+from pipelines.training.ray_metrics import RayReporter
 from pipelines.training.run_directory import MetricsFollower, RunDirectory, run_directory
 from pipelines.training.session import TrainingData, open_training_data, train_rank
 from pipelines.training.summary import TrainingSummary, summarize
@@ -105,6 +106,7 @@ def _train_on_ray(
     importing.start()
     needed = math.ceil(config.workers.num_workers * config.workers.cpus)
     errors: list[BaseException] = []
+    health = RayReporter(directory)
 
     def fit() -> None:
         try:
@@ -123,6 +125,7 @@ def _train_on_ray(
         while fitting.is_alive():
             fitting.join(timeout=0.25)
             progress.show()
+            health.report()
     if errors:
         raise TrainingFailedError(_reason(errors[0])) from errors[0]
 

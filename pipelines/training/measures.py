@@ -41,16 +41,16 @@ def peak_flops(config: TrainingConfig, device_name: str) -> float | None:
 
 
 class StepMeasures:
-    """Adds to a step's record what only this process knows."""
+    """Adds to a step's record what only this process knows. on_gpu: whether it trains on one."""
 
     def __init__(self, config: TrainingConfig, world_size: int) -> None:
         """Call it in the worker, with its device chosen."""
         import psutil
 
-        self._on_gpu = config.workers.device == "cuda"
+        self.on_gpu = config.workers.device == "cuda"
         self._process = psutil.Process()
         name = ""
-        if self._on_gpu:
+        if self.on_gpu:
             import torch
 
             name = torch.cuda.get_device_name()
@@ -67,7 +67,7 @@ class StepMeasures:
         return measured
 
     def _memory_bytes(self) -> int:
-        if not self._on_gpu:
+        if not self.on_gpu:
             return int(self._process.memory_info().rss)
         import torch
 

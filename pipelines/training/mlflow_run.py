@@ -148,7 +148,10 @@ def metrics_of(record: Mapping[str, Any], *, with_detail: bool = True) -> dict[s
     seconds = record["seconds"]
     step_s = sum(seconds.values())
     named = {key: float(record[key]) for key in ("loss", "grad_norm", "learning_rate", "epoch")}
-    named |= {key: float(record[key]) for key in ("mfu", "evaluation_loss", "skipped") if record.get(key) is not None}
+    if record.get("mfu") is not None:
+        named["mfu"] = float(record["mfu"])
+    if "skipped" in record:
+        named["skipped"] = float(record["skipped"] is not None)
     named |= {f"tokens/{kind}": float(record[f"num_{kind}_tokens"]) for kind in ("text", "video", "loss")}
     named |= {"seconds/step": step_s, **{f"seconds/{phase}": value for phase, value in seconds.items()}}
     if "memory_bytes" in record:

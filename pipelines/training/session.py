@@ -23,6 +23,7 @@ from pipelines.shard_ranges import ShardRanges
 from pipelines.training.checkpoints import CheckpointStore
 from pipelines.training.config import TrainingConfig
 from pipelines.training.measures import StepMeasures
+from pipelines.training.profiling import Profiling
 from pipelines.training.ranks import from_first, rank_and_world_size
 from pipelines.training.run_directory import RunDirectory
 from pipelines.training.run_lock import exclusive
@@ -213,7 +214,8 @@ class RankRun:
         measures: StepMeasures,
     ) -> None:
         """unreadable: ids of samples that earlier attempts could not read."""
-        self._measures = measures
+        self._measures, self._step = measures, 0
+        self._profiling = Profiling(directory, on_gpu=measures.on_gpu) if rank == 0 else None
         self._directory, self._store, self._labels = directory, store, labels
         self._max_unreadable, self._unreadable = reader.max_unreadable_samples, set(unreadable)
         self._metrics: IO[str] | None = directory.metrics_path(attempt).open("a") if rank == 0 else None
@@ -222,6 +224,8 @@ class RankRun:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if self._profiling is not None:
+            self._profiling.close(self._step)
         if self._metrics is not None:
             self._metrics.close()
 
@@ -231,6 +235,9 @@ class RankRun:
     def report(self, result: StepResult) -> None:
         if self._metrics is not None:
             self._write(self._metrics, result)
+        if self._profiling is not None:
+            self._step = result.step
+            self._profiling.after_step(result.step)
         self._unreadable.update(result.unreadable)
         if len(self._unreadable) > self._max_unreadable:
             raise ValueError(

@@ -2,7 +2,7 @@
 
     metrics/attempt-*.jsonl ── steps not sent yet ───┐
     metrics/machine.jsonl   ── samples not sent yet ─┼── log_batch ──> one MLflow run for all attempts of the run
-    events.jsonl            ── attempts ─────────────┘
+    events.jsonl            ── attempts, evaluations ┘
 
 Nothing in training waits for MLflow, and nothing is lost while it is away: the files are the buffer, and what has been
 sent is asked of MLflow itself. A replayed step equals the one already sent, so every step is sent once.
@@ -23,6 +23,7 @@ from pipelines.training.mlflow_run import MlflowRun, metrics_of
 from pipelines.training.run_directory import MetricsFollower, RunDirectory
 
 RETRY_S = 10.0
+EVALUATION_LOSS = "evaluation_loss"
 MAX_STEPS_AT_ONCE = 500
 _STATUS = {"finished": "FINISHED", "preempted": "SCHEDULED", "failed": "FAILED"}
 
@@ -34,7 +35,7 @@ class Tracker:
         self._config, self._directory, self._notice = config, directory, notice
         self._run: MlflowRun | None = None
         self._steps = _Unsent()
-        self._samples = _Unsent()
+        self._samples, self._evaluations = _Unsent(), _Unsent()
         self._new_steps, self._new_samples = MetricsFollower(directory), LineFollower(directory.machine_path)
         self._new_events = LineFollower(directory.events_path)
         self._attempts: list[dict[str, Any]] = []
@@ -84,15 +85,16 @@ class Tracker:
     def _flush(self) -> None:
         self._steps.add(record for _, record in self._new_steps.read_new())
         self._samples.add(self._new_samples.read_new())
-        self._attempts += [
-            event for event in self._new_events.read_new() if event["event"] == "attempt_started" and event["rank"] == 0
-        ]
+        events = list(self._new_events.read_new())
+        self._attempts += [event for event in events if event["event"] == "attempt_started" and event["rank"] == 0]
+        self._evaluations.add(event for event in events if event["event"] == "evaluated")
         if self._run is None:
             # Importing MLflow takes seconds of this process, which has workers to start first.
             if not self._steps and not self._closing.is_set():
                 return
             run = MlflowRun(self._config, self._directory)
             self._steps.sent, self._samples.sent = run.newest_step("loss"), run.newest_step(ALWAYS_PRESENT)
+            self._evaluations.sent = run.newest_step(EVALUATION_LOSS)
             self._run = run
         every = self._config.tracking.detail_every_steps
         while steps := self._steps.next(MAX_STEPS_AT_ONCE):
@@ -104,6 +106,11 @@ class Tracker:
         while samples := self._samples.next(MAX_STEPS_AT_ONCE):
             self._run.log((sample["step"], int(sample["time"] * 1000), sample["values"]) for sample in samples)
             self._samples.sent = samples[-1]["step"]
+        while evaluations := self._evaluations.next(MAX_STEPS_AT_ONCE):
+            self._run.log(
+                (e["step"], int(e["time"] * 1000), {EVALUATION_LOSS: e[EVALUATION_LOSS]}) for e in evaluations
+            )
+            self._evaluations.sent = evaluations[-1]["step"]
         self._run.tag_attempts(self._attempts)
         self._attempts = []
 

@@ -82,10 +82,13 @@ def test_kills_and_replays_leave_one_run_without_a_doubled_point(
     start_and_die(config, directory)
     train(directory, 11, 16)
     append_line(directory.machine_path, {"time": 5.0, "step": 3, "values": {"system/cpu_utilization_percentage": 50.0}})
+    for step in (8, 16, 16):  # the last one was cut off before its checkpoint, and made again
+        directory.append_event("evaluated", step=step, evaluation_loss=0.5)
     Tracker(config, directory, quiet).close("finished")
     found = points(vamba_home)
     assert set(found.values()) == {1}
     assert {step for key, step in found if key == "loss"} == set(range(1, 17))
+    assert {step for key, step in found if key == "evaluation_loss"} == {8, 16}
     assert {step for key, step in found if key == "alpha/01"} == {4, 8, 12, 16}
     assert ("system/cpu_utilization_percentage", 3) in found
     noted = tags(vamba_home)
