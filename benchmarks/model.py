@@ -33,6 +33,7 @@ from torch import Tensor
 
 from benchmarks.model_passes import decoding, packing
 from vamba.ops.scan import chunked, reference
+from vamba.ops.scan.blocks import block_of
 
 BASE_TOKENS = 4096
 
@@ -112,7 +113,21 @@ def scan_against_recurrence(shape: Shape, runs: int) -> dict[str, Any]:
             "chunked_s": round(statistics.median(second for _, second in pairs), 4),
             "speedup": round(statistics.median(first / second for first, second in pairs), 1),
         }
+    rows["forward"]["floor_s"] = round(products_s(shape, BASE_TOKENS), 4)
     return rows
+
+
+def products_s(shape: Shape, tokens: int) -> float:
+    """What the matrix products of a forward pass take, hot in the cache: no chunked scan without gradients is faster.
+
+    A token of a block of Q takes Q + 2 N multiply-adds for each of its H P values.
+    """
+    block = block_of(shape.chunk)
+    a_nQQ, u_nQI = torch.randn(8, block, block), torch.randn(8, block, shape.heads * shape.values)
+    y_nQI = torch.empty_like(u_nQI)
+    product = partial(torch.bmm, a_nQQ, u_nQI, out=y_nQI)
+    once = statistics.median(seconds(product) for _ in range(50)) / (8 * block * block)
+    return once * tokens * (block + 2 * shape.state)
 
 
 def one_length(tokens: int, runs: int) -> dict[str, Any]:

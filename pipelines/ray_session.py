@@ -56,6 +56,15 @@ def ray_session(
         ray.shutdown()
 
 
+def num_cores() -> int:
+    """CPUs of the cluster that this process is connected to, or of this machine."""
+    import ray
+
+    if not ray.is_initialized():
+        return os.cpu_count() or 1
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
 def _prepare_environment(address: str | None) -> None:
     """Sets what Ray reads from the environment when it is imported or started; the user's own settings stay."""
     if address is None:

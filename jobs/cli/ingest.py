@@ -17,8 +17,8 @@ from jobs.cli.session import SESSION
 if TYPE_CHECKING:
     from pipelines.ingest.config import IngestConfig
     from pipelines.ingest.extension import Request
-    from pipelines.ingest.job import IngestSummary
     from pipelines.ingest.sources import SourceCounts
+    from pipelines.ingest.summary import IngestSummary
 
 _NUM_LISTED = 20
 Partial = Annotated[bool, typer.Option("--partial", help="Keep what decodes of damaged videos, marked as such.")]

@@ -11,60 +11,29 @@ is published.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-
-import pyarrow as pa
+from dataclasses import asdict
 
 from pipelines.ingest.batches import Position, next_position, shards_of_batch, take_batch
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.extension import Request, Work, find_work, is_current, work_key
-from pipelines.ingest.limits import sequential_costs_s
+from pipelines.ingest.listing_progress import listing_progress, tell_about_sources
 from pipelines.ingest.lock import LOCK_NAME, check_free, destination_lock
-from pipelines.ingest.plan import group_by_cost
-from pipelines.ingest.progress import IngestStatus, Progress, TextProgress
-from pipelines.ingest.publish import Published, current, publish
-from pipelines.ingest.rows import SOURCE_SCHEMA, TASK_SCHEMA, probed_from_table, source_row
-from pipelines.ingest.sources import FoundSources, SourceCounts, find_sources
+from pipelines.ingest.progress import Progress, TextProgress
+from pipelines.ingest.publish import current, publish
+from pipelines.ingest.rows import probed_from_table
+from pipelines.ingest.sources import FoundSources, find_sources
 from pipelines.ingest.stages import bind, decode_task, probe_task, run_stage
 from pipelines.ingest.staging import WORK_PREFIX, BatchPlan, FinishedBatch, Staging
 from pipelines.ingest.store import StoredSource
+from pipelines.ingest.summary import IngestSummary, summarise
+from pipelines.ingest.tasks import decode_tasks, probe_tasks
 from pipelines.ingest.tracking import Tracker
 from pipelines.ingest.types import PlannedVideo, ShardPlan, shard_number
-from pipelines.ray_session import ray_session
+from pipelines.ray_session import num_cores, ray_session
 from pipelines.storage import Storage, open_storage
 from vamba.data.manifest import Failure
-
-_PROBE_BYTES_PER_S = 400e6  # hashing and demuxing, for grouping only
-_PROBE_FILE_S = 0.03
-_PROBE_TASK_S = 0.5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IngestSummary:
-    """What an ingest made."""
-
-    out: str
-    manifest_digest: str  # "sha256:…"
-    version: int  # of the dataset
-    num_sources: int  # videos and images that this version was asked to hold
-    found: SourceCounts  # what the sources of this run were
-    num_videos: int  # samples in the dataset
-    num_frames: int
-    num_shards: int
-    size_bytes: int  # of all shards
-    media_s: float  # duration of the videos in the dataset
-    failures: dict[str, int]  # number of failed videos by error class
-    seconds: float  # wall time of this run
-    was_complete: bool  # the dataset was finished before this run, and nothing was to be done
-    num_segments_reused: int  # decoded by earlier runs of this ingest
-    budget_passed: bool  # of the videos of this run more failed than max_failure_fraction allows: exit code 3
-
-    @property
-    def real_time_factor(self) -> float:
-        """Seconds of media for each second of this run."""
-        return self.media_s / self.seconds if self.seconds > 0 else 0.0
 
 
 def run_ingest(config: IngestConfig, progress: Progress | None = None, request: Request | None = None) -> IngestSummary:
@@ -77,8 +46,8 @@ def run_ingest(config: IngestConfig, progress: Progress | None = None, request: 
     """
     started_s = time.monotonic()
     progress, request = progress or TextProgress(), request or Request()
-    with find_sources(config.sources, config.conversations, _listing_progress(progress)) as sources:
-        _tell_about_sources(sources, progress)
+    with find_sources(config.sources, config.conversations, listing_progress(progress)) as sources:
+        tell_about_sources(sources, progress)
         storage = open_storage(config.out)
         check_free(storage)
         work = find_work(config, sources.store, request)
@@ -97,8 +66,14 @@ def run_ingest(config: IngestConfig, progress: Progress | None = None, request: 
             num_batches, num_reused = _process(config, work, staging, progress)
             published = publish(config, work, staging, num_batches, lease)
         budget_passed = published.num_failed > config.max_failure_fraction * work.num_sources
-        return _summarise(
-            config, sources, work, published, started_s, num_reused=num_reused, budget_passed=budget_passed
+        return summarise(
+            config,
+            published,
+            num_inputs=work.num_inputs,
+            found=sources.counts,
+            started_s=started_s,
+            num_reused=num_reused,
+            budget_passed=budget_passed,
         )
 
 
@@ -193,12 +168,7 @@ def _probe(config: IngestConfig, taken: Sequence[StoredSource], tracker: Tracker
         if item.problem is not None
     ]
     sources = [item.source for item in taken if item.problem is None]
-    costs = [_PROBE_FILE_S + max(source.size_bytes, 0) / _PROBE_BYTES_PER_S for source in sources]
-    rows = [{"source": source_row(source)} for source in sources]
-    tasks = [
-        pa.Table.from_pylist([rows[index] for index in group], schema=SOURCE_SCHEMA)
-        for group in group_by_cost(costs, _PROBE_TASK_S)
-    ]
+    tasks = probe_tasks(sources, num_cores()) if sources else []
     with tracker.stage("probe"):
         tracker.probed(results)
         if tasks:
@@ -224,14 +194,14 @@ def _decode(
     segments = {segment.name for shard in shards for video in shard.videos for segment in video.segments}
     done |= {s.name for shard in shards if shard.name in committed for video in shard.videos for s in video.segments}
     done &= segments
-    tasks = _decode_tasks(config, shards, committed, done)
     with tracker.stage("decode"):
         tracker.begin_decoding([video for shard in shards for video in shard.videos], done, num_probe_failures)
         if done:
             tracker.note(f"continuing: {len(done)} of {len(segments)} segments were decoded by an earlier run")
         tracker.tell_decoding()
-        if tasks:
+        if names - committed:
             ray.start()
+            tasks = decode_tasks(shards, committed, done, config.segment_cost_s, num_cores())
             task = bind(decode_task, config=config, staging_key=staging.key, holder=staging.holder)
             for table in run_stage(tasks, task):
                 for row in table.to_pylist():
@@ -248,45 +218,6 @@ def _decode(
     return len(done)
 
 
-def _decode_tasks(
-    config: IngestConfig, shards: Sequence[ShardPlan], committed: set[str], done: set[str]
-) -> list[pa.Table]:
-    segments, costs = [], []
-    pack_only = []
-    for shard in shards:
-        if shard.name in committed:
-            continue
-        todo = [(video, segment) for video in shard.videos for segment in video.segments if segment.name not in done]
-        if not todo:
-            pack_only.append({"segments": [], "shards": [{"name": shard.name, "num_segments": shard.num_segments}]})
-        sequential_s = {
-            segment.name: cost_s
-            for video in shard.videos
-            for segment, cost_s in zip(video.segments, sequential_costs_s(video), strict=True)
-        }
-        for video, segment in todo:
-            size = {
-                "width": video.width,
-                "height": video.height,
-                "orientation": video.orientation,
-                "store": video.store,
-            }
-            common = {"codec": video.codec, "stream_index": video.stream_index, "source_uri": video.source.uri}
-            common |= {"media": video.source.media, "is_damaged": "partial" in video.probe}
-            common["is_counted"] = video.is_counted
-            common |= asdict(video.source.location)
-            common["sequential_cost_s"] = sequential_s[segment.name]
-            segments.append({"shard": shard.name, **common, **size, "segment": asdict(segment)})
-            costs.append(segment.cost_s)
-    counts = {shard.name: shard.num_segments for shard in shards}
-    rows = []
-    for group in group_by_cost(costs, config.segment_cost_s):
-        items = [segments[index] for index in group]
-        names = sorted({str(item["shard"]) for item in items})
-        rows.append({"segments": items, "shards": [{"name": n, "num_segments": counts[n]} for n in names]})
-    return [pa.Table.from_pylist([row], schema=TASK_SCHEMA) for row in pack_only + rows]
-
-
 def _finished_before(
     config: IngestConfig, sources: FoundSources, work: Work, progress: Progress, started_s: float
 ) -> IngestSummary:
@@ -296,8 +227,15 @@ def _finished_before(
     progress.note(f"{config.out} is already finished with these settings and inputs; nothing to do")
     published = current(work.base)
     budget_passed = published.failures.num_rows > config.max_failure_fraction * work.num_inputs
-    return _summarise(
-        config, sources, work, published, started_s, num_reused=0, budget_passed=budget_passed, was_complete=True
+    return summarise(
+        config,
+        published,
+        num_inputs=work.num_inputs,
+        found=sources.counts,
+        started_s=started_s,
+        num_reused=0,
+        budget_passed=budget_passed,
+        was_complete=True,
     )
 
 
@@ -313,73 +251,3 @@ def _clean_up(config: IngestConfig, sources: FoundSources, request: Request) -> 
     first = Staging(config.out, work_key(config, sources.store.identities(), None))
     if request.append or request.retry_failures or first.is_only_area():
         first.remove_all()
-
-
-def _summarise(
-    config: IngestConfig,
-    sources: FoundSources,
-    work: Work,
-    published: Published,
-    started_s: float,
-    *,
-    num_reused: int,
-    budget_passed: bool,
-    was_complete: bool = False,
-) -> IngestSummary:
-    shards = published.header.shards
-    return IngestSummary(
-        out=open_storage(config.out).uri,
-        manifest_digest=published.digest,
-        version=published.header.version,
-        num_sources=work.num_inputs,
-        found=sources.counts,
-        num_videos=published.num_samples,
-        num_frames=published.num_frames,
-        num_shards=len(shards),
-        size_bytes=sum(shard.size_bytes for shard in shards),
-        media_s=published.duration_ns / 1e9,
-        failures=published.failure_classes(),
-        seconds=time.monotonic() - started_s,
-        was_complete=was_complete,
-        num_segments_reused=num_reused,
-        budget_passed=budget_passed,
-    )
-
-
-def _listing_progress(progress: Progress) -> Callable[[int], None]:
-    started_s = time.monotonic()
-
-    def told(num_sources: int) -> None:
-        progress.update(
-            IngestStatus(
-                stage="list",
-                videos_done=num_sources,
-                num_videos=None,
-                media_s=0.0,
-                num_failed=0,
-                elapsed_s=time.monotonic() - started_s,
-            )
-        )
-
-    return told
-
-
-def _tell_about_sources(sources: FoundSources, progress: Progress) -> None:
-    counts = sources.counts
-    kinds = ((counts.num_videos, "videos"), (counts.num_images, "images"))
-    progress.note("found " + (" and ".join(f"{count:,} {kind}" for count, kind in kinds if count) or "nothing usable"))
-    if counts.num_unusable:
-        progress.note(f"{counts.num_unusable:,} sources cannot be used; failures.parquet will say why of each")
-    if counts.num_ignored_files:
-        progress.note(
-            f"ignored {counts.num_ignored_files:,} files in the folders that are not named like videos or images"
-        )
-    if counts.num_ignored_samples:
-        progress.note(f"ignored {counts.num_ignored_samples:,} samples of the tars that have no video and no image")
-    if counts.num_text_only_rows:
-        progress.note(f"passed over {counts.num_text_only_rows:,} rows of text only, about no video or image")
-    if counts.num_unmatched:
-        progress.note(
-            f"the conversations name {counts.num_unmatched:,} videos or images that are not among the sources, "
-            f"the first is {sources.first_unmatched}"
-        )

@@ -8,18 +8,14 @@ machine, so everything planned can be named before it exists, and resuming is a 
 from __future__ import annotations
 
 import hashlib
-import math
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from fractions import Fraction
 
 import numpy as np
 
 from pipelines.ingest.config import IngestConfig, SplitRule
 from pipelines.ingest.segments import (
-    NUM_TAPERED,
-    TAPER,
-    TAPERED_FROM,
     Reading,
     Storing,
     cut_segments,
@@ -134,22 +130,6 @@ def estimated_bytes(video: PlannedVideo) -> int:
     num_members = 1 + (num_frames if video.store == "jpeg" else 1)
     text_chars = sum(len(turn.value) for talk in video.source.conversations for turn in talk.turns)
     return num_frames * (video.frame_bytes + _TIME_CHARS) + num_members * _MEMBER_OVERHEAD_BYTES + text_chars
-
-
-def group_by_cost(costs_s: Sequence[float], target_s: float) -> list[range]:
-    """Consecutive items, grouped so that each task has enough work to be worth its overhead; smaller at a long end."""
-    groups = []
-    start, cost_s, done_s = 0, 0.0, 0.0
-    total_s = sum(costs_s)
-    taper_from_s = total_s - NUM_TAPERED * target_s if total_s >= TAPERED_FROM * target_s else math.inf
-    for index, item_s in enumerate(costs_s):
-        enough_s = target_s / TAPER if done_s >= taper_from_s else target_s
-        cost_s += item_s
-        done_s += item_s
-        if cost_s >= enough_s or index == len(costs_s) - 1:
-            groups.append(range(start, index + 1))
-            start, cost_s = index + 1, 0.0
-    return groups
 
 
 def _to_ns(pts: int, time_base: Fraction) -> int:

@@ -1,7 +1,7 @@
 """The two Ray Data stages of an ingest, probe and decode, and the work that one task of each does in its worker.
 
-Each task gets one row of work (a few files to probe, or about `segment_cost_s` of decoding) and yields one small table
-under a declared schema. A worker keeps one decoder process (sandbox.py) for all its tasks. Frames go from the worker to
+Each task gets one row of work (files to probe, or segments to decode: see tasks.py) and yields one small table under
+a declared schema. A worker keeps one decoder process (sandbox.py) for all its tasks. Frames go from the worker to
 the staging area; only counts come back to the driver.
 """
 
@@ -50,7 +50,8 @@ def run_stage(tasks: Sequence[pa.Table], work: Callable[[pa.Table], pa.Table]) -
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    dataset = ray.data.from_arrow(list(tasks)).map_batches(
+    # from_arrow would start workers for nothing but to look at the tables, and wait for all of them.
+    dataset = ray.data.from_blocks(list(tasks)).map_batches(
         work, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=1
     )
     try:

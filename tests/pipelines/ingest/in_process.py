@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.ingest.config import IngestConfig
-from pipelines.ingest.job import _decode_tasks
 from pipelines.ingest.lock import destination_lock
 from pipelines.ingest.plan import plan_shards
 from pipelines.ingest.rows import SOURCE_SCHEMA, probed_from_table, source_row
 from pipelines.ingest.stages import decode_task, probe_task
 from pipelines.ingest.staging import BatchPlan, Staging
+from pipelines.ingest.tasks import decode_tasks
 from pipelines.ingest.types import PlannedVideo, ShardCommit, VideoSource
 from pipelines.manifest_io import build_manifest, write_failures, write_manifest
 from pipelines.storage import open_storage
@@ -46,7 +46,7 @@ def ingested(sources: list[VideoSource], out: Path, **settings: Any) -> tuple[li
     with destination_lock(open_storage(str(out))) as lease:
         staging = Staging(str(out), "sha256:" + "0" * 64, lease.holder)
         staging.write_plan(0, BatchPlan(last_id="~", results=tuple(results)), shards)
-        for task in _decode_tasks(config, shards, set(), set()):
+        for task in decode_tasks(shards, set(), set(), config.segment_cost_s, 1):
             decode_task(task, config=config, staging_key=staging.key, holder=staging.holder)
         commits = [staging.read_commit(shard.name) for shard in shards]
         staging.remove_all()

@@ -20,11 +20,12 @@ from pipelines.ingest import job
 from pipelines.ingest.batches import shards_of_batch, take_batch
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.extension import Request
-from pipelines.ingest.job import IngestSummary, run_ingest
+from pipelines.ingest.job import run_ingest
 from pipelines.ingest.plan import estimated_bytes, plan_shards
 from pipelines.ingest.progress import IngestStatus, Silent
 from pipelines.ingest.staging import Staging
 from pipelines.ingest.store import StoredSource
+from pipelines.ingest.summary import IngestSummary
 from pipelines.ingest.types import PlannedVideo, Segment, VideoSource
 from pipelines.manifest_io import read_failures, read_manifest
 from tests.pipelines.ingest.media import make_video

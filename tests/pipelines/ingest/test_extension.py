@@ -15,9 +15,10 @@ import pytest
 from pipelines.ingest import job, publish
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.extension import Request
-from pipelines.ingest.job import IngestSummary, run_ingest
+from pipelines.ingest.job import run_ingest
 from pipelines.ingest.lock import LOCK_NAME, DestinationBusy, destination_lock
 from pipelines.ingest.progress import Silent
+from pipelines.ingest.summary import IngestSummary
 from pipelines.manifest_io import MANIFEST_NAME, read_failures, read_inputs, read_manifest
 from pipelines.ray_session import ray_session
 from pipelines.storage import open_storage

@@ -19,8 +19,9 @@ import pytest
 from PIL import Image
 
 from pipelines.ingest.config import IngestConfig
-from pipelines.ingest.job import IngestSummary, run_ingest
+from pipelines.ingest.job import run_ingest
 from pipelines.ingest.progress import Silent
+from pipelines.ingest.summary import IngestSummary
 from pipelines.manifest_io import read_failures, read_manifest
 from pipelines.ray_session import ray_session
 from pipelines.storage import open_storage

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.ingest.config import IngestConfig, SplitRule
-from pipelines.ingest.plan import estimated_bytes, group_by_cost, plan_shards, plan_video, split_of, stored_size
+from pipelines.ingest.plan import estimated_bytes, plan_shards, plan_video, split_of, stored_size
 from pipelines.ingest.rows import probed_from_table, probed_table
 from pipelines.ingest.types import IngestError, PlannedVideo, ProbedVideo, VideoSource
 from vamba.data.manifest import Failure
@@ -138,22 +138,6 @@ def test_shards_keep_the_order_of_ids_and_close_at_the_target() -> None:
     assert [[video.source.id for video in shard.videos] for shard in shards] == [["a", "b"], ["c", "d"]]
     assert [shard.name for shard in shards] == ["shard-000000.tar", "shard-000001.tar"]
     assert len(plan_shards(videos, 10 * size)) == 1 and plan_shards([], 1000) == ()
-
-
-@settings(deadline=None)
-@given(st.lists(st.floats(0, 5), max_size=30))
-def test_groups_cover_everything_once(costs: list[float]) -> None:
-    groups = group_by_cost(costs, 2.0)
-    assert [index for group in groups for index in group] == list(range(len(costs)))
-    assert all(sum(costs[i] for i in group) >= 0.5 for group in groups[:-1])
-    before_end = [group for group in groups if sum(costs[: group.stop]) < sum(costs) - 4.0]
-    assert all(sum(costs[i] for i in group) >= 2.0 for group in before_end)
-
-
-def test_the_end_of_a_long_job_is_cut_smaller() -> None:
-    sizes = [len(group) for group in group_by_cost([0.5] * 40, 2.0)]
-    assert sizes == [4] * 8 + [1] * 8
-    assert [len(group) for group in group_by_cost([0.5] * 20, 2.0)] == [4] * 5
 
 
 def test_rows_carry_everything() -> None:
