@@ -25,6 +25,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from pipelines.ray_session import ray_session
 from pipelines.training.config import TrainingConfig
 from pipelines.training.lean_trainer import lean_trainer_class
@@ -70,6 +72,7 @@ def run_training(config: TrainingConfig, notice: Callable[[str], None] = print) 
         notice(f"Run {config.name!r} finished at step {data.num_steps}; its model is {directory.model}.")
         send_the_rest(config, directory, notice)
         return summarize(directory, "already_finished", data.num_steps)
+    directory.append_event("job_started", pid=os.getpid(), process_started=psutil.Process().create_time())
     directory.update_run(init_from=config.model.init_from, **source_version())
     tracker = Tracker(config, directory, notice)
     status = "failed"
@@ -120,6 +123,7 @@ def _train_on_ray(
         _stop_on_signal(directory, notice),
     ):
         importing.join()
+        directory.append_event("ray_started")
         fitting = threading.Thread(target=fit, name="ray-train", daemon=True)
         fitting.start()
         while fitting.is_alive():

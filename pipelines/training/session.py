@@ -159,13 +159,17 @@ def train_rank(config: TrainingConfig, directory: RunDirectory) -> RankOutcome:
     from vamba.data.text import load_tokenizer
     from vamba.train.loop import fit
 
+    reached = {"entered": time.time()}
     rank, world_size = rank_and_world_size()
     torch.set_num_threads(config.workers.threads)
     with exclusive(directory, rank):
         attempt = from_first(directory.new_attempt() if rank == 0 else 0)
         unreadable = from_first(_known_unreadable(directory) if rank == 0 else set())
+        reached["locked"] = time.time()
         data = open_training_data(config)
+        reached["data_open"] = time.time()
         state = build_state(config, data)
+        reached["built"] = time.time()
         store = CheckpointStore(directory.checkpoints, retention=config.checkpoints, notify=directory.append_event)
         store.restore(state)
         backends = state.model.ops.names.to_dict()
@@ -175,6 +179,7 @@ def train_rank(config: TrainingConfig, directory: RunDirectory) -> RankOutcome:
             "attempt_started",
             attempt=attempt, rank=rank, pid=os.getpid(), host=socket.gethostname(), world_size=world_size,
             backends=backends, resumed_from_step=state.step, num_steps=state.num_steps,
+            reached=reached,
         )  # fmt: skip
         tokenizer = load_tokenizer(tokenizer_directory(config))
         encode = SampleEncoder(tokenizer, config.reader, device=config.workers.device)
