@@ -53,6 +53,7 @@ from vamba.data.reader import PackReader, StepInput
 from vamba.data.text import load_tokenizer
 from vamba.train.loop import fit
 from vamba.train.state import TrainState
+from vamba.train.step import StepResult
 from vamba.train.trainable import decays
 
 RECIPE = "tiny_instruct"
@@ -117,6 +118,25 @@ class Bare:
         return time.perf_counter() - started
 
 
+class TimedRun(RankRun):
+    """Takes the time of what is outside of the steps."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.seconds: dict[str, list[float]] = {"record": [], "save": []}
+
+    def report(self, result: StepResult) -> None:
+        started = time.perf_counter()
+        super().report(result)
+        self.seconds["record"].append(time.perf_counter() - started)
+        self.seconds["save"].append(0.0)
+
+    def save(self, state: TrainState, *, durable: bool) -> None:
+        started = time.perf_counter()
+        super().save(state, durable=durable)
+        self.seconds["save"][-1] += time.perf_counter() - started
+
+
 class InTurn:
     """Batches for the loop, with a bare step before or after each of the loop's own; takes both times."""
 
@@ -124,6 +144,7 @@ class InTurn:
         self._reader, self._bare = reader, bare
         self._pending: StepInput | None = None
         self._began = 0.0
+        self.data_s: list[float] = []
         self.loop_s: list[float] = []
         self.bare_s: list[float] = []
 
@@ -137,7 +158,8 @@ class InTurn:
             self.bare_s.append(self._bare.step(self._pending))
         started = time.perf_counter()
         inputs, position = next(self._reader)
-        self.loop_s.append(time.perf_counter() - started)
+        self.data_s.append(time.perf_counter() - started)
+        self.loop_s.append(self.data_s[-1])
         self._pending = inputs
         if len(self.loop_s) % 2:
             self.bare_s.append(self._bare.step(inputs))
@@ -157,7 +179,7 @@ def overhead(config: TrainingConfig, data: TrainingData, num_steps: int) -> dict
     encode = SampleEncoder(load_tokenizer(tokenizer_directory(config)), config.reader, device="cpu")
     reader = PackReader(data.plan, data.rows, data.read_range, encode, state=state.reader_state, config=config.reader)
     store = CheckpointStore(directory.checkpoints, retention=config.checkpoints, notify=directory.append_event)
-    run = RankRun(
+    run = TimedRun(
         directory, store, config.reader, attempt=directory.new_attempt(), rank=0, labels={}, unreadable=(),
         measures=StepMeasures(config, 1),
     )  # fmt: skip
@@ -166,21 +188,26 @@ def overhead(config: TrainingConfig, data: TrainingData, num_steps: int) -> dict
         fit(state, turns, run)
     counted = slice(num_warm, num_warm + num_steps)
     loop_s, bare_s = turns.loop_s[counted], turns.bare_s[counted]
-    phases = _phases(directory, counted)
+    phases = _phases(directory, counted) | {"data": _mean_ms(turns.data_s[counted])}
+    phases |= {name: _mean_ms(values[counted]) for name, values in run.seconds.items()}
     return {
         "steps": num_steps,
-        "bare_ms": round(1e3 * statistics.mean(bare_s), 2),
-        "loop_ms": round(1e3 * statistics.mean(loop_s), 2),
+        "bare_ms": _mean_ms(bare_s),
+        "loop_ms": _mean_ms(loop_s),
         "overhead": round(sum(loop_s) / sum(bare_s) - 1, 4),
         "overhead_median_of_steps": round(statistics.median(a / b for a, b in zip(loop_s, bare_s, strict=True)) - 1, 4),
-        "loop_phases_ms": phases | {"rest": round(1e3 * statistics.mean(loop_s) - sum(phases.values()), 2)},
+        "loop_phases_ms": phases,
     }
 
 
 def _phases(directory: RunDirectory, counted: slice) -> dict[str, float]:
-    """Mean milliseconds by phase as the loop records them; "rest" is recording and beginning checkpoints."""
+    """Mean milliseconds of the parts of a step, as the loop records them."""
     records = [record["seconds"] for _, record in directory.read_metrics()][counted]
-    return {phase: round(1e3 * statistics.mean(r[phase] for r in records), 2) for phase in records[0]}
+    return {phase: _mean_ms([record[phase] for record in records]) for phase in ("compute", "reduce", "update")}
+
+
+def _mean_ms(seconds: list[float]) -> float:
+    return round(1e3 * statistics.mean(seconds), 2)
 
 
 def main() -> None:
