@@ -27,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from jobs.demo.processes import start
 from pipelines.training.checkpoints import CheckpointStore
 from pipelines.training.config import TrackingConfig, TrainingConfig
 from pipelines.training.measures import StepMeasures
+from pipelines.training.rewind import Rewinder
 from pipelines.training.run_directory import RunDirectory, run_directory
 from pipelines.training.session import (
     RankRun,
@@ -181,7 +183,8 @@ def overhead(config: TrainingConfig, data: TrainingData, num_steps: int) -> dict
     store = CheckpointStore(directory.checkpoints, retention=config.checkpoints, notify=directory.append_event)
     run = TimedRun(
         directory, store, config.reader, attempt=directory.new_attempt(), rank=0, labels={}, unreadable=(),
-        measures=StepMeasures(config, 1),
+        rewinder=Rewinder(store, data.plan, rebuild=partial(build_state, config, data), notify=directory.append_event),
+        evaluator=None, measures=StepMeasures(config, 1),
     )  # fmt: skip
     with reader, run:
         turns = InTurn(reader, bare)

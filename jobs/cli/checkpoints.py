@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,21 +28,32 @@ def ls(run: Run, json: AsJson = False) -> None:
       vamba checkpoints ls stage2
     """
     from pipelines.training.checkpoint_files import quarantined
+    from pipelines.training.evaluations import read_evaluations
 
-    store = _store(_run_directory(run))
+    directory = _run_directory(run)
+    store = _store(directory)
     expired = {checkpoint.step for checkpoint in store.expired()}
-    rows = [_row(checkpoint, expired) for checkpoint in store.committed()]
+    best = {checkpoint.step for checkpoint in store.best()}
+    losses = read_evaluations(directory)
+    rows = [_row(checkpoint, expired, best, losses) for checkpoint in store.committed()]
     aside = [path.name for path in quarantined(store.directory)]
     if json:
         print_json({"checkpoints": rows, "quarantined": aside})
         return
     table = [
-        (row["step"], row["created"], human_bytes(row["size_bytes"]), row["world_size"], row["kept_because"])
+        (
+            row["step"],
+            row["created"],
+            human_bytes(row["size_bytes"]),
+            row["world_size"],
+            row["evaluation_loss"],
+            row["kept_because"],
+        )
         for row in rows
     ]
-    print_table(("step", "written", "size", "workers", "kept because"), table)
+    print_table(("step", "written", "size", "workers", "evaluation loss", "kept because"), table)
     for name in aside:
-        print(f"{name}: damaged, set aside")
+        print(f"{name}: set aside; events.jsonl says why")
 
 
 def verify(run: Run, json: AsJson = False) -> None:
@@ -136,16 +148,19 @@ def unpin(run: Run, step: Step) -> None:
     print(f"step {step} is left to the retention rule")
 
 
-def _row(checkpoint: Checkpoint, expired: set[int]) -> dict[str, Any]:
+def _row(checkpoint: Checkpoint, expired: set[int], best: set[int], losses: Mapping[int, float]) -> dict[str, Any]:
     from datetime import UTC, datetime
 
     because = "nothing: it goes with the next save" if checkpoint.step in expired else "the retention rule"
+    if checkpoint.step in best:
+        because = "the best evaluation"
     created = datetime.fromtimestamp(checkpoint.meta["created"], UTC).isoformat(timespec="seconds")
     return {
         "step": checkpoint.step,
         "created": created,
         "size_bytes": checkpoint.size_bytes,
         "world_size": checkpoint.meta["world_size"],
+        "evaluation_loss": losses.get(checkpoint.step),
         "frozen_digest": checkpoint.frozen_digest,
         "kept_because": f"pinned: {checkpoint.pin}" if checkpoint.pin is not None else because,
         "directory": str(checkpoint.directory),
@@ -164,12 +179,20 @@ def _run_directory(run: str) -> RunDirectory:
 
 def _store(directory: RunDirectory) -> CheckpointStore:
     """The run's store, with the retention rule that the run was started with."""
+    from functools import partial
+
     from pipelines.training.checkpoints import CheckpointStore
+    from pipelines.training.evaluations import read_evaluations
     from pipelines.training.retention import Retention
     from pipelines.training.run_directory import read_json
 
     rule = read_json(directory.config_path).get("checkpoints", {}) if directory.config_path.exists() else {}
-    return CheckpointStore(directory.checkpoints, retention=Retention(**rule), notify=directory.append_event)
+    return CheckpointStore(
+        directory.checkpoints,
+        retention=Retention(**rule),
+        notify=directory.append_event,
+        evaluations=partial(read_evaluations, directory),
+    )
 
 
 def _checkpoint(run: str, step: int) -> Checkpoint:

@@ -30,6 +30,7 @@ from pipelines.ingest.types import DecodeRequest, IngestError, PlannedVideo, Pro
 from vamba.data.manifest import Failure
 
 _PROBE_BYTES_PER_S = 5e6  # slowest storage that a probe waits for
+_LIMITS_INTERVAL_S = 0.1
 
 _UNREADABLE = {"not_found", "permission_denied", "unreachable"}  # reading again another way cannot help
 
@@ -45,7 +46,10 @@ def run_stage(tasks: Sequence[pa.Table], work: Callable[[pa.Table], pa.Table]) -
     """
     import ray.data
     import ray.exceptions
+    from ray.data._internal.execution.resource_manager import ResourceManager
 
+    # Until Ray Data has asked twice what the cluster has, it runs one task at a time: by default for a second.
+    ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S = _LIMITS_INTERVAL_S
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # a failed stage is raised here, once
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

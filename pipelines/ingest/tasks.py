@@ -17,7 +17,7 @@ from pipelines.ingest.limits import sequential_costs_s
 from pipelines.ingest.rows import SOURCE_SCHEMA, TASK_SCHEMA, source_row
 from pipelines.ingest.types import PlannedVideo, Segment, ShardPlan, VideoSource
 
-_TURNS = 2  # that each core gets of what is left
+_TURNS = 1.5  # that each core gets of what is left
 _MOST_TASK_S = 15.0  # what a lost worker has to do again at most, but for what it has staged
 
 _PROBE_BYTES_PER_S = 400e6  # hashing and demuxing, for grouping only

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipelines.training.run_directory import read_json, write_json
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 META_NAME = "meta.json"
 _NAME = re.compile(r"step_(\d{8})")
 _PIN_SUFFIX = ".pin.json"
@@ -39,6 +39,11 @@ class Checkpoint:
     def frozen_digest(self) -> str | None:
         """Of the frozen parameters, which it does not hold; None if it holds every parameter (format 1)."""
         return self.meta.get("frozen_digest")
+
+    @property
+    def is_rewind_point(self) -> bool:
+        """Whether a guard may go back to it: it was saved by the schedule, not for a stop (unknown before format 3)."""
+        return bool(self.meta.get("is_rewind_point", True))
 
     @property
     def pin(self) -> str | None:
@@ -75,7 +80,7 @@ def leftovers(parent: Path) -> list[Path]:
 
 
 def quarantined(parent: Path) -> list[Path]:
-    """Damaged checkpoints that were set aside."""
+    """Checkpoints that were set aside, because they are damaged or a rewind left them behind."""
     return sorted(parent.glob("step_*.quarantined-*"))
 
 

@@ -49,7 +49,7 @@ class CheckpointWriter:
         Raises:
             CheckpointWriteError: the last `MAX_FAILURES` could not be written.
         """
-        self._join()
+        self.settle()
         if self._num_failures >= MAX_FAILURES:
             raise CheckpointWriteError(f"{MAX_FAILURES} checkpoints in a row could not be written: {self._failure}")
         self._prepare()
@@ -64,11 +64,12 @@ class CheckpointWriter:
         Raises:
             CheckpointWriteError: it is not.
         """
-        self._join()
+        self.settle()
         if self._failure is not None:
             raise CheckpointWriteError(self._failure)
 
-    def _join(self) -> None:
+    def settle(self) -> None:
+        """Until nothing is being written, whether it was committed or failed."""
         thread, self._thread = self._thread, None
         if thread is not None:
             thread.join()

@@ -31,6 +31,7 @@ from pipelines.ray_session import ray_session
 from pipelines.training.config import TrainingConfig
 from pipelines.training.lean_trainer import lean_trainer_class
 from pipelines.training.ray_metrics import RayReporter
+from pipelines.training.rewind import describe_guard_event
 from pipelines.training.run_directory import MetricsFollower, RunDirectory, run_directory
 from pipelines.training.session import TrainingData, open_training_data, train_rank
 from pipelines.training.summary import TrainingSummary, summarize
@@ -233,3 +234,7 @@ class _Progress:
             self._notice(f"attempt {event['attempt']}: {event['world_size']} workers, {start}; {backends}")
         elif event["event"] == "checkpoint_quarantined":
             self._notice(f"checkpoint {event['checkpoint']} set aside as {event['moved_to']}: {event['reason']}")
+        elif event["event"] == "evaluated":
+            self._notice(f"step {event['step']}  evaluation loss {event['evaluation_loss']:.4f}")
+        elif line := describe_guard_event(event):
+            self._notice(line)

@@ -9,12 +9,13 @@ the label `run`. Where Ray is not running, nothing happens.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines.training.json_lines import LineFollower
+from pipelines.training.line_follower import LineFollower
 from pipelines.training.run_directory import MetricsFollower, RunDirectory
 
 REPORT_EVERY_S = 2.0
@@ -147,9 +148,8 @@ class RayReporter:
 
     def _open(self) -> Mapping[str, Any]:
         if self._gauges is None:
-            import ray
-
-            if not ray.is_initialized():
+            ray = sys.modules.get("ray")  # what has not been imported is not running
+            if ray is None or not ray.is_initialized():
                 return {}
             from ray.util.metrics import Gauge
 

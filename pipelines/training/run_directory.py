@@ -28,9 +28,11 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.training.config import TrainingConfig
-from pipelines.training.json_lines import LineFollower, append_line, read_lines
+from pipelines.training.json_lines import append_line, read_lines
+from pipelines.training.line_follower import LineFollower
 
-# A change of these leaves every remaining step what it was, or is the user's declared wish (more steps).
+# A change of these leaves every remaining step what it was, or is the user's declared wish: more steps, or other rules
+# for the guard, because a run that it has ended must be able to go on.
 MAY_CHANGE = (
     "backends",
     "checkpoints",
@@ -49,6 +51,8 @@ MAY_CHANGE = (
     "storage",
     "tracking",
     "train.checkpoint_every_steps",
+    "train.evaluate_every_steps",
+    "train.guard",
     "train.num_epochs",
     "train.num_steps",
     "workers",
@@ -89,7 +93,7 @@ class RunDirectory:
         self.stop_path.unlink(missing_ok=True)
         resolved = dataclasses.asdict(config)
         if self.config_path.exists():
-            before = read_json(self.config_path)
+            before = _with_defaults(read_json(self.config_path))
             self._refuse_changes(before, resolved, data_digest)
             changed = _differences(before, resolved)
             if changed:
@@ -193,6 +197,19 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def _with_defaults(before: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as this version would have resolved it: fields that it is too old to have take their defaults."""
+    return _over(dataclasses.asdict(TrainingConfig(name="run", data="")), before)
+
+
+def _over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(lower)
+    for key, value in upper.items():
+        below = merged.get(key)
+        merged[key] = _over(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
     TrainingConfig ──> open_training_data ──> build_state ── restore ──> fit ── export_model ──> model/
                                                               │           │
-                                                    CheckpointStore   RankRun (metrics, checkpoints, stop request)
+                                                    CheckpointStore   RankRun (metrics, checkpoints, rewinds,
+                                                                               evaluations, stop request)
 
 The launcher has set up the process group (Ray Train, torchrun, or none for a single process) and the run directory.
 """
@@ -22,9 +23,11 @@ from typing import IO, TYPE_CHECKING, Any
 from pipelines.shard_ranges import ShardRanges
 from pipelines.training.checkpoints import CheckpointStore
 from pipelines.training.config import TrainingConfig
+from pipelines.training.evaluations import EvaluationData, Evaluator, plan_evaluation, read_evaluations
 from pipelines.training.measures import StepMeasures
 from pipelines.training.profiling import Profiling
 from pipelines.training.ranks import from_first, rank_and_world_size
+from pipelines.training.rewind import Rewinder
 from pipelines.training.run_directory import RunDirectory
 from pipelines.training.run_lock import exclusive
 from vamba.data.plan import DataPlan
@@ -43,13 +46,14 @@ TINY_TOKENIZER = "assets/tiny_tokenizer"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingData:
-    """The training split and how it is cut into steps. num_steps: of the whole run."""
+    """The training split and how it is cut into steps. num_steps: of the whole run. evaluation: if any are made."""
 
     rows: SampleTable
     plan: DataPlan
     digest: str
     read_range: Callable[[str, int, int], bytes]
     num_steps: int
+    evaluation: EvaluationData | None
 
 
 def open_training_data(config: TrainingConfig) -> TrainingData:
@@ -67,6 +71,7 @@ def open_training_data(config: TrainingConfig) -> TrainingData:
         digest=manifest.digest,
         read_range=ShardRanges(storage),
         num_steps=config.train.num_steps or plan.num_steps(config.train.num_epochs),
+        evaluation=plan_evaluation(manifest.select("validation"), config),
     )
 
 
@@ -165,12 +170,14 @@ def train_rank(config: TrainingConfig, directory: RunDirectory) -> RankOutcome:
     with exclusive(directory, rank):
         attempt = from_first(directory.new_attempt() if rank == 0 else 0)
         unreadable = from_first(_known_unreadable(directory) if rank == 0 else set())
-        reached["locked"] = time.time()
         data = open_training_data(config)
         reached["data_open"] = time.time()
         state = build_state(config, data)
         reached["built"] = time.time()
-        store = CheckpointStore(directory.checkpoints, retention=config.checkpoints, notify=directory.append_event)
+        store = CheckpointStore(
+            directory.checkpoints, retention=config.checkpoints, notify=directory.append_event,
+            evaluations=partial(read_evaluations, directory),
+        )  # fmt: skip
         store.restore(state)
         backends = state.model.ops.names.to_dict()
         if rank == 0:
@@ -178,8 +185,7 @@ def train_rank(config: TrainingConfig, directory: RunDirectory) -> RankOutcome:
         directory.append_event(
             "attempt_started",
             attempt=attempt, rank=rank, pid=os.getpid(), host=socket.gethostname(), world_size=world_size,
-            backends=backends, resumed_from_step=state.step, num_steps=state.num_steps,
-            reached=reached,
+            backends=backends, resumed_from_step=state.step, num_steps=state.num_steps, reached=reached,
         )  # fmt: skip
         tokenizer = load_tokenizer(tokenizer_directory(config))
         encode = SampleEncoder(tokenizer, config.reader, device=config.workers.device)
@@ -190,9 +196,17 @@ def train_rank(config: TrainingConfig, directory: RunDirectory) -> RankOutcome:
         )  # fmt: skip
         labels = {key: directory.read_run().get(key) for key in ("config_digest", "data_digest")}
         labels["backends"] = backends
+        rebuild = partial(build_state, config, data)
+        rewinder = Rewinder(store, data.plan, rebuild=rebuild, notify=directory.append_event)
+        evaluator = None
+        if data.evaluation is not None:
+            evaluator = Evaluator(
+                data.evaluation, directory, read_range=data.read_range, encode=encode, reader=config.reader,
+                rank=rank, world_size=world_size,
+            )  # fmt: skip
         run = RankRun(
             directory, store, config.reader, attempt=attempt, rank=rank, labels=labels, unreadable=unreadable,
-            measures=StepMeasures(config, world_size),
+            rewinder=rewinder, evaluator=evaluator, measures=StepMeasures(config, world_size),
         )  # fmt: skip
         with reader, run:
             finished = fit(state, reader, run)
@@ -216,9 +230,12 @@ class RankRun:
         rank: int,
         labels: dict[str, Any],
         unreadable: Collection[str],
+        rewinder: Rewinder,
+        evaluator: Evaluator | None,
         measures: StepMeasures,
     ) -> None:
         """unreadable: ids of samples that earlier attempts could not read."""
+        self._rewinder, self._evaluator = rewinder, evaluator
         self._measures, self._step = measures, 0
         self._profiling = Profiling(directory, on_gpu=measures.on_gpu) if rank == 0 else None
         self._directory, self._store, self._labels = directory, store, labels
@@ -240,6 +257,11 @@ class RankRun:
     def report(self, result: StepResult) -> None:
         if self._metrics is not None:
             self._write(self._metrics, result)
+            if result.skipped is not None:
+                self._directory.append_event(
+                    "step_skipped", step=result.step, reason=result.skipped, loss=result.loss,
+                    grad_norm=result.grad_norm, sample_ids=result.sample_ids,
+                )  # fmt: skip
         if self._profiling is not None:
             self._step = result.step
             self._profiling.after_step(result.step)
@@ -265,6 +287,12 @@ class RankRun:
             self._store.wait()
         elif self._metrics is not None:
             self._directory.append_event("checkpoint_begun", step=state.step, held_s=round(held_s, 5))
+
+    def rewind(self, state: TrainState) -> None:
+        self._rewinder.rewind(state, partial(self.save, durable=True))
+
+    def evaluate(self, state: TrainState) -> bool:
+        return self._evaluator is None or self._evaluator.evaluate(state, self.stop_requested)
 
 
 def _known_unreadable(directory: RunDirectory) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -76,7 +77,7 @@ def summarize(directory: RunDirectory, status: Status, num_steps: int) -> Traini
     last_time = 0.0
     for _, record in directory.read_metrics():
         if record["step"] in losses:
-            differences.append(abs(record["loss"] - losses[record["step"]]))
+            differences.append(_difference(record["loss"], losses[record["step"]]))
         losses[record["step"]] = record["loss"]
         last_time = record["time"]
     attempts = read_attempts(directory)
@@ -96,3 +97,8 @@ def summarize(directory: RunDirectory, status: Status, num_steps: int) -> Traini
         wall_s=round(last_time - attempts[0].started, 3) if attempts and last_time else 0.0,
         mlflow_run_id=directory.read_run().get("mlflow_run_id"),
     )
+
+
+def _difference(loss: float, other: float) -> float:
+    """Size of the difference; that of a loss from itself is 0, whether it is a number, infinite or NaN."""
+    return 0.0 if loss == other or (math.isnan(loss) and math.isnan(other)) else abs(loss - other)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.training.config import TrainingConfig
-from pipelines.training.json_lines import LineFollower
+from pipelines.training.line_follower import LineFollower
 from pipelines.training.machine import ALWAYS_PRESENT, MachineSampler
 from pipelines.training.mlflow_run import MlflowRun, metrics_of
 from pipelines.training.run_directory import MetricsFollower, RunDirectory

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pipelines.training.config import ModelSource, TrackingConfig, TrainingConfig
 from pipelines.training.run_directory import RunDirectory, run_directory
@@ -55,30 +58,38 @@ class Job:
     step: int = 0
 
 
-def train(world_size: int, *jobs: Job, scratch: Path) -> None:
-    """Train the runs one after the other, in one group of `world_size` processes."""
+Surroundings = Callable[[], AbstractContextManager[Any]]
+
+
+def train(world_size: int, *jobs: Job, scratch: Path, within: Surroundings = nullcontext) -> None:
+    """Train the runs one after the other, in one group of `world_size` processes.
+
+    within: a function of a module, for a context in which each process trains.
+    """
     if world_size == 1:
-        for job in jobs:
-            _train_one(job, rank=0)
+        with within():
+            for job in jobs:
+                _train_one(job, rank=0)
         return
     import torch.multiprocessing as mp
 
     rendezvous = scratch / f"rendezvous-{os.urandom(4).hex()}"
-    mp.spawn(_process, args=(world_size, str(rendezvous), jobs), nprocs=world_size, join=True)
+    mp.spawn(_process, args=(world_size, str(rendezvous), jobs, within), nprocs=world_size, join=True)
 
 
 def replicated(config: TrainingConfig, copies: int) -> TrainingConfig:
     return replace(config, parallel=replace(config.parallel, replicate=copies))
 
 
-def _process(rank: int, world_size: int, rendezvous: str, jobs: tuple[Job, ...]) -> None:
+def _process(rank: int, world_size: int, rendezvous: str, jobs: tuple[Job, ...], within: Surroundings) -> None:
     import torch
     import torch.distributed as dist
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size)
-    for job in jobs:
-        _train_one(job, rank)
+    with within():
+        for job in jobs:
+            _train_one(job, rank)
     dist.destroy_process_group()
 
 

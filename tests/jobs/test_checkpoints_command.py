@@ -57,7 +57,17 @@ def test_ls_says_what_is_kept_and_why(run: RunDirectory) -> None:
     assert listed["checkpoints"][0]["kept_because"] == "pinned: table 3"
     assert listed["quarantined"] == ["step_00000005.quarantined-1"]
     table = vamba("ls", run.root).output
-    assert "pinned: table 3" in table and "damaged, set aside" in table
+    assert "pinned: table 3" in table and "step_00000005.quarantined-1: set aside" in table
+
+
+def test_ls_shows_the_best_evaluation(run: RunDirectory) -> None:
+    for step, loss in ((10, 0.5), (20, 0.8), (30, 0.9)):
+        run.append_event("evaluated", step=step, evaluation_loss=loss)
+    rows = json.loads(vamba("ls", "stage2", "--json").output)["checkpoints"]
+    assert [row["kept_because"] for row in rows] == ["the best evaluation", "the retention rule", "the retention rule"]
+    assert [row["evaluation_loss"] for row in rows] == [0.5, 0.8, 0.9]
+    vamba("gc", "stage2")
+    assert "step_00000010" in names(run)
 
 
 def test_verify_names_the_damage_and_moves_nothing(run: RunDirectory) -> None:

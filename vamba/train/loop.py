@@ -14,24 +14,33 @@ from vamba.train.step import StepResult, train_step
 
 
 class Run(Protocol):
-    """What a launcher gives the loop. `save` is called on all ranks at the same step."""
+    """What a launcher gives the loop. All but the first two are called on all ranks at the same step."""
 
     def stop_requested(self) -> bool:
-        """Whether this rank has been asked to stop; asked once before every step."""
+        """Whether this rank has been asked to stop; asked once before every step, and by `evaluate` once a round."""
 
     def report(self, result: StepResult) -> None:
         """Record a finished step."""
 
     def save(self, state: TrainState, *, durable: bool) -> None:
-        """Begin to save the state; with `durable`, return when it is on the disk."""
+        """Begin to save the state; with `durable`, return when it is on the disk. Once for a step is enough."""
+
+    def rewind(self, state: TrainState) -> None:
+        """Do what `state.guard.due` asks for, and return when that is on the disk."""
+
+    def evaluate(self, state: TrainState) -> bool:
+        """Evaluate the state unless that has been done at this step; False when asked to stop before the end."""
 
 
 def fit(state: TrainState, batches: Iterator[tuple[StepInput, PlanState]], run: Run) -> bool:
     """Train until state.num_steps; returns False when asked to stop before, with the state saved.
 
     A step is recorded before the checkpoint that contains it, so that a run which dies between the two repeats recorded
-    steps and can compare, rather than miss some.
+    steps and can compare, rather than miss some. The evaluation comes last: if it is cut short, the step's checkpoint
+    is there, and the run that resumes from it evaluates first.
     """
+    if not _evaluated(state, run):
+        return False
     while state.step < state.num_steps:
         waiting = time.perf_counter()
         inputs, reader_state = next(batches)
@@ -39,10 +48,21 @@ def fit(state: TrainState, batches: Iterator[tuple[StepInput, PlanState]], run: 
         result = train_step(state, inputs, stop=run.stop_requested())
         state.advance(reader_state)
         run.report(replace(result, seconds={"data": waited_s, **result.seconds}))
+        if state.guard.due is not None:
+            run.rewind(state)
         finished = state.step == state.num_steps
         is_last = finished or result.stop_requested
         if is_last or state.step % state.config.checkpoint_every_steps == 0:
             run.save(state, durable=is_last)
         if result.stop_requested and not finished:
             return False
+        if not _evaluated(state, run):
+            run.save(state, durable=True)
+            return False
     return True
+
+
+def _evaluated(state: TrainState, run: Run) -> bool:
+    """Whether an evaluation due at this step is done, or none is due."""
+    every = state.config.evaluate_every_steps
+    return not every or state.step == 0 or state.step % every != 0 or run.evaluate(state)

@@ -40,6 +40,10 @@ class ShardedAdamW:
         updated = [name for name, parameter in self.parameters.items() if parameter.grad is not None]
         self._update([name for name in updated if decays(name)], learning_rate, self.config.weight_decay)
         self._update([name for name in updated if not decays(name)], learning_rate, 0.0)
+        self.drop_gradients()
+
+    def drop_gradients(self) -> None:
+        """Forget them, whether they were used or not."""
         for parameter in self.parameters.values():
             parameter.grad = None
 

@@ -1,4 +1,4 @@
-"""Everything a run changes while it trains: parameters, optimizer state, and the position in the data plan."""
+"""Everything a run changes while it trains: parameters, optimizer state, guard, and the position in the data plan."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from vamba.data.plan import PlanState
 from vamba.train.config import TrainConfig
 from vamba.train.fingerprint import fingerprint
 from vamba.train.gauges import Gauges
+from vamba.train.guard import Guard
 from vamba.train.optimizer import ShardedAdamW
 
 
@@ -32,7 +33,8 @@ class TrainableModel(Protocol):
 class TrainState:
     """One rank's view of a run in progress.
 
-    step: optimizer steps done. reader_state: the next step in the data plan. num_steps: where the schedule ends.
+    step: steps of the data plan done, whether they changed parameters or not. reader_state: the next one.
+    num_steps: where the schedule ends. guard: what it has seen of the losses.
     """
 
     def __init__(
@@ -58,11 +60,19 @@ class TrainState:
         trainable = list(self.optimizer.parameters.values())
         self.sharded_parameters = [p for p in trainable if isinstance(p, DTensor)]
         self.whole_parameters = [p for p in trainable if not isinstance(p, DTensor)]
+        self.guard = Guard(config.guard)
         self._frozen_digest: str | None = None
 
     @property
     def step(self) -> int:
         return self.reader_state.step
+
+    @property
+    def is_rewind_point(self) -> bool:
+        """Whether a run that nothing disturbs saves here too: only such checkpoints may a guard go back to."""
+        rewinds = self.guard.rewinds
+        is_rewound = bool(rewinds) and rewinds[-1].at == self.step
+        return is_rewound or self.step % self.config.checkpoint_every_steps == 0
 
     def advance(self, reader_state: PlanState) -> None:
         """Note that the step before `reader_state` has been trained."""

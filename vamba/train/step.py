@@ -3,7 +3,7 @@
     StepInput ──> per micro-batch: loss sum (not mean) ── backward ──> gradients of the sum
               ──> one all-reduce: loss, token counts, stop flag, missing samples, squared norm of the shards,
                                   unsharded gradients, gauges
-              ──> scale = clip(norm) / number of loss tokens ──> AdamW ──> parameter constraints
+              ──> guard: skip? ──> scale = clip(norm) / number of loss tokens ──> AdamW ──> parameter constraints
 
 Gradients are those of a sum over tokens until the very end, where one multiplication turns them into the clipped
 gradient of the global mean. So accumulation, packing and world size do not change the result, and nothing about other
@@ -22,13 +22,14 @@ import torch.distributed as dist
 
 from vamba.data.reader import StepInput
 from vamba.parallel.sharding import set_gradient_sync
+from vamba.train.guard import Skipped
 from vamba.train.optimizer import local
 from vamba.train.seeds import seed_for
 from vamba.train.state import TrainState
 
 
 class NonFiniteError(RuntimeError):
-    """Loss or gradient of a step is not a finite number; the parameters were not touched."""
+    """Loss or gradient of a step is not a finite number, and guards are off; the parameters were not touched."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +40,10 @@ class StepResult:
     grad_norm: global 2-norm of the mean loss's gradient before clipping. num_*_tokens: over all ranks.
     seconds: of this rank, by phase. sample_ids: of the global batch. unreadable: those of them that some rank could not
     read; they had no part in the step, and a step without any other sample changes no parameter.
-    stop_requested: some rank was asked to stop. flops: operations of the model's matrix products, forward and backward,
-    over all ranks; 0 where unknown. grad_norms: as grad_norm, by group of parameters. alphas: of the layers, as the
-    step found them.
+    stop_requested: some rank was asked to stop. skipped: why the guard kept the step from changing parameters; None if
+    it did not. loss or grad_norm of a step skipped as "non_finite" is infinite or NaN.
+    flops: operations of the model's matrix products, forward and backward, over all ranks; 0 where unknown.
+    grad_norms: as grad_norm, by group of parameters. alphas: of the layers, as the step found them.
     """
 
     step: int
@@ -56,6 +58,7 @@ class StepResult:
     sample_ids: tuple[str, ...]
     stop_requested: bool
     unreadable: tuple[str, ...] = ()
+    skipped: Skipped | None = None
     flops: float = 0.0
     grad_norms: Mapping[str, float] = field(default_factory=dict)
     alphas: tuple[float, ...] = ()
@@ -64,7 +67,9 @@ class StepResult:
 def train_step(state: TrainState, inputs: StepInput, *, stop: bool = False) -> StepResult:
     """Train on one global batch. `stop` tells the other ranks that this one was asked to stop.
 
-    Raises NonFiniteError before any parameter changes when loss or gradient is not finite.
+    A step that the guard skips changes neither parameters nor optimizer state, and `state.guard.due` says whether the
+    run must go back. With guards off, raises NonFiniteError before any parameter changes when loss or gradient is not
+    finite.
     """
     started = time.perf_counter()
     totals = _forward_backward(state, inputs)
@@ -76,22 +81,20 @@ def train_step(state: TrainState, inputs: StepInput, *, stop: bool = False) -> S
     gauges = gauges.to(state.device)
     grad_norm = _reduce(state, totals, missing, gauges)
     loss_sum, num_loss_tokens, num_text_tokens, num_video_tokens, num_stops = totals.tolist()[:_SQUARED_NORM]
-    loss = loss_sum / max(1.0, num_loss_tokens)
-    grad_norm /= max(1.0, num_loss_tokens)
     unreadable = tuple(name for name, absent in zip(inputs.sample_ids, missing.tolist(), strict=True) if absent)
     is_empty = len(unreadable) == len(inputs.sample_ids)
-    if (num_loss_tokens == 0 and not is_empty) or not math.isfinite(loss) or not math.isfinite(grad_norm):
-        raise NonFiniteError(
-            f"Step {state.step + 1} has loss {loss} and gradient norm {grad_norm} over {num_loss_tokens:.0f} loss "
-            f"tokens. Its samples: {', '.join(inputs.sample_ids)}. The last checkpoint is intact; lower "
-            "train.optimizer.learning_rate, or leave the samples out."
-        )
+    # A mean over no tokens is none, unless there was nothing to take it of.
+    loss = loss_sum / num_loss_tokens if num_loss_tokens else 0.0 if is_empty else math.nan
+    grad_norm /= max(1.0, num_loss_tokens)
+    skipped = None if is_empty else _judged(state, inputs, loss, grad_norm)
     flops, *squares = gauges.tolist()
     grad_norms = state.gauges.norms(squares, 1 / max(1.0, num_loss_tokens))
     alphas = state.gauges.alphas()
     reduced = time.perf_counter()
     learning_rate = state.config.optimizer.rate(state.step, state.num_steps)
-    if not is_empty:
+    if is_empty or skipped:
+        state.optimizer.drop_gradients()
+    else:
         clip = min(1.0, state.config.optimizer.clip_norm / (grad_norm + 1e-6))
         _update(state, learning_rate, scale=clip / num_loss_tokens)
     updated = time.perf_counter()
@@ -108,10 +111,22 @@ def train_step(state: TrainState, inputs: StepInput, *, stop: bool = False) -> S
         sample_ids=inputs.sample_ids,
         stop_requested=num_stops > 0,
         unreadable=unreadable,
+        skipped=skipped,
         flops=flops,
         grad_norms=grad_norms,
         alphas=alphas,
     )
+
+
+def _judged(state: TrainState, inputs: StepInput, loss: float, grad_norm: float) -> Skipped | None:
+    skipped = state.guard.judge(state.step + 1, media=inputs.media, loss=loss, grad_norm=grad_norm)
+    if skipped is not None and not state.config.guard.enabled:
+        raise NonFiniteError(
+            f"Step {state.step + 1} has loss {loss} and gradient norm {grad_norm}. Its samples: "
+            f"{', '.join(inputs.sample_ids)}. The last checkpoint is intact; lower train.optimizer.learning_rate, "
+            "leave the samples out, or set train.guard.enabled=true, which skips such steps."
+        )
+    return skipped
 
 
 _LOSS, _LOSS_TOKENS, _TEXT_TOKENS, _VIDEO_TOKENS, _STOP, _SQUARED_NORM = range(6)

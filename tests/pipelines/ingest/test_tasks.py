@@ -18,7 +18,7 @@ def test_groups_cover_everything_once_and_are_large_enough(costs: list[float], n
 
 def test_every_core_gets_its_share_of_what_is_left_and_the_end_is_cut_small() -> None:
     sizes = [len(group) for group in group_by_cost([0.5] * 40, 0.75, 2)]
-    assert sizes == [10, 8, 6, 4, 3, 3, 2, 2, 2]
+    assert sizes == [14, 9, 6, 4, 3, 2, 2]
 
 
 def test_no_task_is_longer_than_a_lost_worker_may_cost() -> None:

@@ -19,6 +19,7 @@ from pipelines.training.checkpoints import CheckpointStore, FrozenWeightsError
 from pipelines.training.retention import Retention
 from tests.distributed.dataset import make_sample, write_dataset
 from tests.distributed.processes import tiny_config
+from vamba.train.guard import Guard
 from vamba.train.state import TrainState
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
@@ -98,7 +99,7 @@ def test_the_newest_is_restored_and_the_last_three_are_kept(case: Case) -> None:
     assert [checkpoint.step for checkpoint in case.store.committed()] == [4, 6, 8]
     assert case.restored_step() == 8
     meta = json.loads((case.path(8) / "meta.json").read_text())
-    assert meta["format_version"] == 2
+    assert meta["format_version"] == 3
     assert meta["config_digest"] == "sha256:c"
     assert meta["reader_state"]["step"] == 8
     assert set(meta["files"]) == {path.name for path in case.path(8).iterdir()} - {"meta.json"}
@@ -153,7 +154,7 @@ def test_all_damaged_starts_from_nothing_with_notices(case: Case) -> None:
 def test_a_newer_format_is_refused_not_set_aside(case: Case) -> None:
     case.save(2)
     meta = case.path(2) / "meta.json"
-    meta.write_text(meta.read_text().replace('"format_version": 2', '"format_version": 99'))
+    meta.write_text(meta.read_text().replace('"format_version": 3', '"format_version": 99'))
     with pytest.raises(CheckpointFormatError, match="format 99"):
         case.restored_step()
     assert case.path(2).exists()
@@ -247,11 +248,52 @@ def test_other_frozen_weights_are_refused_not_set_aside(tmp_path: Path, dataset:
     assert case.path(2).exists()
 
 
-def test_a_checkpoint_of_format_1_is_read(case: Case) -> None:
-    """It named no frozen weights."""
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_checkpoint_of_an_earlier_format_is_read(case: Case, version: int) -> None:
+    """Version 1 named no frozen weights, version 2 had no guard and knew no rewind points."""
     case.save(2)
     meta = case.path(2) / "meta.json"
     content = json.loads(meta.read_text())
-    del content["frozen_digest"]
-    meta.write_text(json.dumps({**content, "format_version": 1}))
+    for key in ("guard", "is_rewind_point", *(["frozen_digest"] if version == 1 else [])):
+        del content[key]
+    meta.write_text(json.dumps({**content, "format_version": version}))
+    case.state.guard.judge(1, media="video", loss=1.0, grad_norm=1.0)
     assert case.restored_step() == 2
+    assert case.state.guard.to_dict() == Guard(case.state.config.guard).to_dict()
+    assert case.store.committed()[0].is_rewind_point
+
+
+def test_the_guard_is_part_of_a_checkpoint(case: Case) -> None:
+    case.state.guard.judge(1, media="video", loss=1.0, grad_norm=1.0)
+    case.state.guard.judge(2, media="video", loss=float("nan"), grad_norm=1.0)
+    saved = case.state.guard.to_dict()
+    case.save(2)
+    case.state.guard.load({})
+    assert case.restored_step() == 2
+    assert case.state.guard.to_dict() == saved
+
+
+def test_saving_a_step_twice_writes_it_once(case: Case) -> None:
+    case.save(2)
+    written = case.path(2).stat().st_mtime_ns
+    case.save(2)
+    assert case.restored_step() == 2
+    case.save(2)
+    assert case.path(2).stat().st_mtime_ns == written
+
+
+def test_the_best_evaluated_checkpoint_is_kept(case: Case) -> None:
+    losses = {2: 0.7, 4: 0.5, 6: 0.5, 8: float("nan")}
+    case.store = CheckpointStore(case.directory, retention=Retention(keep_last=1), evaluations=lambda: losses)
+    case.save(2, 4, 6, 8, 10)
+    assert [checkpoint.step for checkpoint in case.store.committed()] == [4, 10]
+    assert [checkpoint.step for checkpoint in case.store.best()] == [4]
+
+
+def test_stops_push_out_nothing_that_the_guard_needs() -> None:
+    rule = Retention(keep_last=2)
+    steps = [5, 10, 12, 15, 16, 18]
+    assert rule.expired(steps, passing=[12, 16, 18]) == [5, 12]
+    assert rule.expired(steps) == [5, 10, 12, 15]
+    assert rule.expired(steps, losses={5: 0.1, 10: 0.2}) == [10, 12, 15]
+    assert Retention(keep_last=2, keep_best=0).expired(steps, losses={5: 0.1}) == [5, 10, 12, 15]

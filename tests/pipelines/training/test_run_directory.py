@@ -11,7 +11,7 @@ import pytest
 from pipelines.training.config import TrainingConfig
 from pipelines.training.run_directory import MetricsFollower, RunDirectory, RunMismatchError, run_directory
 from pipelines.training.summary import summarize
-from vamba.train.config import OptimizerConfig
+from vamba.train.config import EvaluationConfig, GuardConfig, OptimizerConfig
 
 
 @pytest.fixture
@@ -61,6 +61,26 @@ def test_other_changes_are_refused_with_a_diff(directory: RunDirectory, config: 
     assert "train.seed: 0 -> 7" in str(refusal.value)
 
 
+def test_a_run_of_an_earlier_version_continues_with_what_it_lacked(
+    directory: RunDirectory, config: TrainingConfig
+) -> None:
+    old = json.loads(directory.config_path.read_text())
+    del old["train"]["guard"], old["train"]["evaluation"], old["checkpoints"]["keep_best"]
+    directory.config_path.write_text(json.dumps(old))
+    directory.open(config, data_digest="sha256:d")
+    other = replace(config, train=replace(config.train, evaluation=EvaluationConfig(max_packs=3)))
+    with pytest.raises(RunMismatchError, match=r"train\.evaluation\.max_packs: 64 -> 3"):
+        directory.open(other, data_digest="sha256:d")
+
+
+def test_the_guard_may_change(directory: RunDirectory, config: TrainingConfig) -> None:
+    """A run that it has ended must be able to go on."""
+    directory.open(
+        replace(config, train=replace(config.train, guard=GuardConfig(max_rewinds=9))), data_digest="sha256:d"
+    )
+    assert directory.read_events()[-1]["fields"] == {"train.guard.max_rewinds": [5, 9]}
+
+
 def test_other_data_is_refused(directory: RunDirectory, config: TrainingConfig) -> None:
     with pytest.raises(RunMismatchError, match="data digest: sha256:d -> sha256:other"):
         directory.open(config, data_digest="sha256:other")
@@ -95,6 +115,13 @@ def test_summary_compares_replayed_steps(directory: RunDirectory) -> None:
     assert summary.attempts[1].pids == (100, 101)
     assert (summary.num_replayed_steps, summary.max_replay_difference) == (1, 0.25)
     assert (summary.step, summary.first_loss, summary.final_loss) == (4, 3.0, 1.0)
+
+
+def test_a_replayed_step_without_a_finite_loss_equals_itself(directory: RunDirectory) -> None:
+    write_steps(directory, {1: 3.0, 2: float("nan"), 3: 1.5}, resumed_from=0)
+    write_steps(directory, {2: float("nan"), 3: 1.5}, resumed_from=1)
+    summary = summarize(directory, "finished", 3)
+    assert (summary.num_replayed_steps, summary.max_replay_difference) == (2, 0.0)
 
 
 @pytest.mark.parametrize("name", ["Run", "a b", "../x", ""])

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from pipelines.training.config import TrackingConfig, TrainingConfig
-from pipelines.training.json_lines import LineFollower, append_line, read_lines
+from pipelines.training.json_lines import append_line, read_lines
+from pipelines.training.line_follower import LineFollower
 from pipelines.training.machine import MachineSampler, parse_gpus
 from pipelines.training.mlflow_run import MlflowRun, metrics_of
 from pipelines.training.run_directory import RunDirectory, run_directory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -11,7 +12,8 @@ from torch import nn
 
 from vamba.data.plan import PlanState
 from vamba.data.reader import MicroBatch, StepInput
-from vamba.train.config import OptimizerConfig, TrainConfig
+from vamba.train.config import GuardConfig, OptimizerConfig, TrainConfig
+from vamba.train.guard import Guard
 from vamba.train.loop import fit
 from vamba.train.state import TrainState
 from vamba.train.step import NonFiniteError, StepResult, train_step
@@ -145,14 +147,30 @@ def test_constraint_holds_after_the_step() -> None:
     assert 0.0 <= model.alpha.item() <= 1.0
 
 
-def test_a_non_finite_loss_leaves_the_parameters_alone() -> None:
+def poisoned(inputs: StepInput) -> StepInput:
+    inputs.micro_batches[0].batch.x[0, 0] = float("nan")  # type: ignore[attr-defined]
+    return inputs
+
+
+def test_a_non_finite_loss_changes_neither_parameters_nor_optimizer() -> None:
+    disturbed, calm = state_of(Classifier(), learning_rate=0.1), state_of(Classifier(), learning_rate=0.1)
+    result = train_step(disturbed, poisoned(inputs_of(4)))
+    assert result.skipped == "non_finite" and math.isnan(result.loss)
+    assert disturbed.guard.non_finite == [1] and disturbed.guard.due is None
+    for state in (disturbed, calm):
+        assert train_step(state, inputs_of(4, seed=3)).skipped is None
+    others = calm.tensors()
+    assert all(tensor.equal(others[name]) for name, tensor in disturbed.tensors().items())
+
+
+def test_without_guards_a_non_finite_loss_ends_the_run() -> None:
     model = Classifier()
     state = state_of(model)
-    inputs = inputs_of(4)
-    inputs.micro_batches[0].batch.x[0, 0] = float("nan")  # type: ignore[attr-defined]
+    state.config = replace(state.config, guard=GuardConfig(enabled=False))
+    state.guard = Guard(state.config.guard)
     before = [p.clone() for p in model.parameters()]
     with pytest.raises(NonFiniteError, match="a, b"):
-        train_step(state, inputs)
+        train_step(state, poisoned(inputs_of(4)))
     assert all(p.equal(q) for p, q in zip(model.parameters(), before, strict=True))
 
 
@@ -160,6 +178,7 @@ class RecordingRun:
     def __init__(self, stop_before_step: int | None = None) -> None:
         self.log: list[tuple[str, int]] = []
         self.stop_before_step = stop_before_step
+        self.stop_in_evaluation = False
         self.asked = 0
 
     def stop_requested(self) -> bool:
@@ -172,6 +191,13 @@ class RecordingRun:
 
     def save(self, state: TrainState, *, durable: bool) -> None:
         self.log.append(("save durably" if durable else "save", state.step))
+
+    def rewind(self, state: TrainState) -> None:
+        raise AssertionError("no trouble here")
+
+    def evaluate(self, state: TrainState) -> bool:
+        self.log.append(("evaluate", state.step))
+        return not self.stop_in_evaluation
 
 
 def endless() -> Iterator[tuple[StepInput, PlanState]]:
@@ -191,3 +217,28 @@ def test_fit_saves_and_returns_when_asked_to_stop() -> None:
     run = RecordingRun(stop_before_step=2)
     assert not fit(state_of(Classifier(), num_steps=9), endless(), run)
     assert run.log == [("report", 1), ("report", 2), ("save durably", 2)]
+
+
+def evaluating(num_steps: int, *, at_step: int = 0) -> TrainState:
+    state = state_of(Classifier(), num_steps=num_steps, every=2)
+    state.config = replace(state.config, evaluate_every_steps=2)
+    state.reader_state = replace(START, step=at_step)
+    return state
+
+
+def test_fit_evaluates_what_it_has_saved() -> None:
+    run = RecordingRun()
+    assert fit(evaluating(3), endless(), run)
+    assert run.log == [
+        ("report", 1), ("report", 2), ("save", 2), ("evaluate", 2), ("report", 3), ("save durably", 3)
+    ]  # fmt: skip
+
+
+def test_a_stop_in_an_evaluation_saves_and_the_evaluation_comes_first_afterwards() -> None:
+    run = RecordingRun()
+    run.stop_in_evaluation = True
+    assert not fit(evaluating(9), endless(), run)
+    assert run.log[-2:] == [("evaluate", 2), ("save durably", 2)]
+    resumed = RecordingRun()
+    assert fit(evaluating(2, at_step=2), endless(), resumed)
+    assert resumed.log == [("evaluate", 2)]
