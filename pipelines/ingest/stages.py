@@ -49,7 +49,7 @@ def run_stage(tasks: Sequence[pa.Table], work: Callable[[pa.Table], pa.Table]) -
     from ray.data._internal.execution.resource_manager import ResourceManager
 
     # Until Ray Data has asked twice what the cluster has, it runs one task at a time: by default for a second.
-    ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S = _LIMITS_INTERVAL_S
+    ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S = _LIMITS_INTERVAL_S  # type: ignore[assignment]
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # a failed stage is raised here, once
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -105,19 +105,33 @@ def decode_task(table: pa.Table, *, config: IngestConfig, staging_key: str, hold
     staging = Staging(config.out, staging_key, holder)
     rows: list[dict[str, Any]] = []
     for task in table.to_pylist():
-        for item in task["segments"]:
-            rows.append(_decode(item, config, staging))
+        done = _done_before(task, staging)
+        rows += [_decode(item, config, staging, is_done=_name(item) in done) for item in task["segments"]]
         for shard in task["shards"]:
             if pack_if_complete(staging, shard["name"], shard["num_segments"]):
                 rows.append({"packed_shard": shard["name"]})
     return pa.Table.from_pylist(rows, schema=DECODED_SCHEMA)
 
 
-def _decode(item: dict[str, Any], config: IngestConfig, staging: Staging) -> dict[str, Any]:
+def _done_before(task: dict[str, Any], staging: Staging) -> set[str]:
+    """Segments of a task that ran before, and whose worker was lost."""
+    done: set[str] = set()
+    for shard in task["shards"]:
+        own = {_name(item) for item in task["segments"] if item["shard"] == shard["name"]}
+        if own:
+            done |= own if staging.is_committed(shard["name"]) else staging.done_segments(shard["name"]) & own
+    return done
+
+
+def _name(item: dict[str, Any]) -> str:
+    return str(item["segment"]["name"])
+
+
+def _decode(item: dict[str, Any], config: IngestConfig, staging: Staging, *, is_done: bool) -> dict[str, Any]:
     segment = segment_from_row(item["segment"])
     row = {"segment": segment.name, "num_frames": len(segment.target_pts)}
-    if staging.is_committed(item["shard"]) or staging.has_segment(item["shard"], segment.name):
-        return row  # this task ran before and its worker was lost
+    if is_done:
+        return row
     request = DecodeRequest(
         uri=item["uri"],
         offset_bytes=item["offset_bytes"],

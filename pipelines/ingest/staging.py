@@ -170,10 +170,6 @@ class Staging:
         (length,) = _HEADER.unpack(self.storage.read_range(path, 0, _HEADER.size))
         return json.loads(self.storage.read_range(path, _HEADER.size, length)), _HEADER.size + length
 
-    def has_segment(self, shard: str, segment: str) -> bool:
-        """Whether a segment is done."""
-        return self.storage.exists(self._segment_path(shard, segment))
-
     def done_segments(self, shard: str | None = None) -> set[str]:
         """Names of the segments that are done, of one shard or of all."""
         prefix = f"{self._prefix}/segments" + (f"/{shard}" if shard else "")
