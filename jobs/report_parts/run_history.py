@@ -52,7 +52,7 @@ class AttemptRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunHistory:
-    """events: (when, what, about), oldest first. checkpoint_steps: of those begun. held_s: for which one held a step."""
+    """events: (when, what, about), oldest first. checkpoint_steps: of those begun. held_s: that one held a step."""
 
     name: str
     panels: tuple[Panel, ...]
