@@ -26,12 +26,14 @@ def ticks(low: float, high: float, count: int) -> list[float]:
     return [round(index * step, 10) for index in range(first, math.floor(high / step) + 1)]
 
 
-def value_axis(values: Sequence[float], bottom: float, top: float, count: int) -> tuple[Scale, list[float]]:
+def value_axis(
+    values: Sequence[float], bottom: float, top: float, count: int, *, is_share: bool = False
+) -> tuple[Scale, list[float]]:
     """Height of a value and the values to mark: logarithmic where they differ by more than a factor of 20, since on a
-    linear axis all but the largest would lie on the ground."""
+    linear axis all but the largest would lie on the ground. is_share: then they may lie there."""
     finite = [value for value in values if math.isfinite(value)] or [0.0]
     low, high = min(finite), max(finite)
-    if low > 0 and high / low > 20:
+    if low > 0 and high / low > 20 and not is_share:
         first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
         height = scale(first, last, bottom, top)
         marks = [10.0**power for power in range(first, last + 1, math.ceil((last - first) / 6))]

@@ -20,7 +20,7 @@ def panel_chart(panel: Panel, attempts: Sequence[int]) -> str:
     points = [point for line_points in panel.lines.values() for point in line_points]
     last_step = max(step for step, _ in points)
     x = scale(0, max(last_step, 1), _LEFT, _WIDTH - _RIGHT)
-    y, marks = value_axis([value for _, value in points], _HEIGHT - _BOTTOM, _TOP, 4)
+    y, marks = value_axis([value for _, value in points], _HEIGHT - _BOTTOM, _TOP, 4, is_share=panel.is_share)
     parts = [f'<text class="title" x="{_LEFT}" y="14">{escape(panel.title)}</text>']
     if panel.unit:
         parts.append(f'<text class="tick" x="{_WIDTH - _RIGHT}" y="14" text-anchor="end">{escape(panel.unit)}</text>')

@@ -31,11 +31,12 @@ _TOLD = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """One small chart: lines by name."""
+    """One small chart: lines by name. is_share: of values that are parts of a whole."""
 
     title: str
     unit: str
     lines: Mapping[str, Points]
+    is_share: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +105,7 @@ def _panels(records: Sequence[Mapping[str, Any]], evaluated: Points) -> list[Pan
             title="Waiting for data",
             unit="% of step",
             lines={"": [(r["step"], 100 * r["seconds"].get("data", 0.0) / seconds[r["step"]]) for r in timed]},
+            is_share=True,
         ),
         Panel(title="Gradient norm by group", unit="", lines=_named(records, "grad_norms")),
         Panel(title="Weight of self-attention (alpha) by layer", unit="", lines=_alphas(records)),
