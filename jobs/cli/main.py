@@ -28,6 +28,7 @@ from jobs.cli import (
     register,
     report,
     runs,
+    runs_profile,
     submit,
     synthesize,
     train,
@@ -112,7 +113,12 @@ def _group(
     app.add_typer(group, name=name)
 
 
-_group("runs", "List training runs (the default), or show one.", runs.default, {"ls": runs.ls, "show": runs.show})
+_group(
+    "runs",
+    "List training runs (the default), or show one.",
+    runs.default,
+    {"ls": runs.ls, "show": runs.show, "profile": runs_profile.profile},
+)
 _group(
     "checkpoints",
     "List, verify, pin or clear away what a run has saved.",

@@ -82,6 +82,8 @@ class WorkersConfig:
     max_failures: how often the group is restarted after a worker died. cpus: CPUs that Ray reserves for a rank.
     gpu_memory_gb: memory of a GPU, in GiB as its maker counts it (80 for an H100); a run that would need more is
         refused before it starts. None checks nothing.
+    peak_tflops: what one rank's device could do at most, in 10^12 operations a second, for the utilisation (MFU); None
+        takes it from a table of GPUs, and leaves the utilisation out for what is not in there.
     """
 
     num_workers: int = 2
@@ -90,6 +92,7 @@ class WorkersConfig:
     cpus: float = 1.0
     max_failures: int = 8
     gpu_memory_gb: float | None = None
+    peak_tflops: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,11 +101,21 @@ class TrackingConfig:
 
     The tracking URI comes from MLFLOW_TRACKING_URI; unset, it is a SQLite file in the storage directory.
     flush_every_s: pause between two batches of metrics.
+    detail_every_steps: distance of the steps whose gradient norms by group and alphas by layer are sent; the run
+        directory has them of every step.
+    machine_every_s: distance of the samples of the job's machine: processors, memory, GPUs.
     """
 
     enabled: bool = True
     experiment: str = "vamba"
     flush_every_s: float = 2.0
+    detail_every_steps: int = 10
+    machine_every_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name in ("flush_every_s", "detail_every_steps", "machine_every_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"tracking.{name} is {getattr(self, name)}, but it must be above 0.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,16 +25,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from pipelines.ray_session import ray_session
 from pipelines.training.config import TrainingConfig
 from pipelines.training.lean_trainer import lean_trainer_class
 from pipelines.training.preflight import Preflight, announce, preflight
+from pipelines.training.ray_metrics import RayReporter
 from pipelines.training.rewind import describe_guard_event
 from pipelines.training.run_directory import MetricsFollower, RunDirectory, run_directory
 from pipelines.training.session import TrainingData, open_training_data, train_rank
 from pipelines.training.start_model import StartModel, find_start, pin_start
 from pipelines.training.summary import TrainingSummary, summarize
-from pipelines.training.tracking import Tracker, source_version
+from pipelines.training.tracking import Tracker, send_the_rest, source_version
 from vamba.ops.backends import Backends, describe
 
 PROGRESS_EVERY_S = 2.0
@@ -74,12 +77,14 @@ def run_training(config: TrainingConfig, notice: Callable[[str], None] = print) 
     directory.open(config, data_digest=data.digest)
     if directory.finished_step() == data.num_steps and directory.model.exists():
         notice(f"Run {config.name!r} finished at step {data.num_steps}; its model is {directory.model}.")
+        send_the_rest(config, directory, notice)
         return summarize(directory, "already_finished", data.num_steps)
     if start is not None:
         start = pin_start(start, directory)
     resolved = _resolved(config, start)
     if config.workers.gpu_memory_gb is not None and not is_new:
         preflight(resolved, data).require_fit()
+    directory.append_event("job_started", pid=os.getpid(), process_started=psutil.Process().create_time())
     directory.update_run(init_from=config.model.init_from, **source_version())
     tracker = Tracker(config, directory, notice)
     status = "failed"
@@ -125,6 +130,7 @@ def _train_on_ray(
     importing.start()
     needed = math.ceil(config.workers.num_workers * config.workers.cpus)
     errors: list[BaseException] = []
+    health = RayReporter(directory)
 
     def fit() -> None:
         try:
@@ -138,11 +144,13 @@ def _train_on_ray(
         _stop_on_signal(directory, notice),
     ):
         importing.join()
+        directory.append_event("ray_started")
         fitting = threading.Thread(target=fit, name="ray-train", daemon=True)
         fitting.start()
         while fitting.is_alive():
             fitting.join(timeout=0.25)
             progress.show()
+            health.report()
     if errors:
         raise TrainingFailedError(_reason(errors[0])) from errors[0]
 

@@ -5,9 +5,11 @@
         run.json                    digests of configuration and data, MLflow run id
         events.jsonl                attempts with their pids, checkpoints, refusals, the end; one JSON object a line
         metrics/attempt-0001.jsonl  one JSON object a step, flushed as the step ends
+        metrics/machine.jsonl       the job's machine every few seconds: processors, memory, GPUs
+        profiles/                   traces that `vamba runs profile` asked for
         checkpoints/step_00000040/  see docs/checkpoint-format.md
         model/                      the finished run in release layout
-        control/                    requests to the running job (stop)
+        control/                    requests to the running job (stop, profile)
         ray/                        scratch space of Ray Train, one folder for every start; never read again
 
 Lines are appended with one write each, so readers see whole lines; a line torn by a kill is skipped by the reader.
@@ -16,6 +18,7 @@ Lines are appended with one write each, so readers see whole lines; a line torn 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
@@ -25,6 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.training.config import TrainingConfig
+from pipelines.training.json_lines import append_line, read_lines
+from pipelines.training.line_follower import LineFollower
 
 # A change of these leaves every remaining step what it was, or is the user's declared wish: more steps, or other rules
 # for the guard, because a run that it has ended must be able to go on.
@@ -70,6 +75,9 @@ class RunDirectory:
         self.checkpoints = root / "checkpoints"
         self.model = root / "model"
         self.stop_path = root / "control" / "stop"
+        self.profile_path = root / "control" / "profile"
+        self.profiles = root / "profiles"
+        self.machine_path = self.metrics / "machine.jsonl"
 
     @property
     def name(self) -> str:
@@ -111,14 +119,16 @@ class RunDirectory:
         return read_json(self.run_path) if self.run_path.exists() else {}
 
     def update_run(self, **values: Any) -> None:
-        """Merge values into run.json."""
-        write_json(self.run_path, {**self.read_run(), **values})
+        """Merge values into run.json; the job and its first worker may do so at the same moment."""
+        with (self.root / "run.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            write_json(self.run_path, {**self.read_run(), **values})
 
     def append_event(self, event: str, **values: Any) -> None:
-        _append_line(self.events_path, {"event": event, "time": round(time.time(), 3), **values})
+        append_line(self.events_path, {"event": event, "time": round(time.time(), 3), **values})
 
     def read_events(self) -> list[dict[str, Any]]:
-        return list(_read_lines(self.events_path))
+        return list(read_lines(self.events_path))
 
     def finished_step(self) -> int | None:
         """The step the run finished at, None while it has not (or has been prolonged since)."""
@@ -138,7 +148,7 @@ class RunDirectory:
         """Every recorded step as (attempt, record), in the order it was trained; replayed steps appear again."""
         for path in self.attempts():
             attempt = int(path.stem.removeprefix("attempt-"))
-            for record in _read_lines(path):
+            for record in read_lines(path):
                 yield attempt, record
 
     def attempts(self) -> list[Path]:
@@ -151,21 +161,13 @@ class MetricsFollower:
 
     def __init__(self, directory: RunDirectory) -> None:
         self._directory = directory
-        self._offsets: dict[Path, int] = {}
+        self._files: dict[Path, LineFollower] = {}
 
     def read_new(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """(attempt, record) of the steps recorded since the last call, in the order they were trained."""
         for path in self._directory.attempts():
-            offset = self._offsets.get(path, 0)
-            if path.stat().st_size == offset:
-                continue
-            with path.open("rb") as file:
-                file.seek(offset)
-                content = file.read()
-            whole = content[: content.rfind(b"\n") + 1]
-            self._offsets[path] = offset + len(whole)
-            for line in whole.splitlines():
-                yield int(path.stem.removeprefix("attempt-")), json.loads(line)
+            for record in self._files.setdefault(path, LineFollower(path)).read_new():
+                yield int(path.stem.removeprefix("attempt-")), record
 
 
 def run_directory(storage: str | None, name: str) -> RunDirectory:
@@ -212,26 +214,6 @@ def _over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_json(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text()))
-
-
-def _append_line(path: Path, value: Mapping[str, Any]) -> None:
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        size = os.fstat(descriptor).st_size
-        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-        os.write(descriptor, (("\n" if torn else "") + json.dumps(value) + "\n").encode())
-    finally:
-        os.close(descriptor)
-
-
-def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.exists():
-        return
-    for line in path.read_text(errors="replace").splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            continue
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

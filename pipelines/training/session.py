@@ -25,6 +25,8 @@ from pipelines.training.adapters import merged, select_trained, write_adapters
 from pipelines.training.checkpoints import CheckpointStore
 from pipelines.training.config import TrainingConfig
 from pipelines.training.evaluations import EvaluationData, Evaluator, plan_evaluation, read_evaluations
+from pipelines.training.measures import StepMeasures
+from pipelines.training.profiling import Profiling
 from pipelines.training.ranks import from_first, rank_and_world_size
 from pipelines.training.rewind import Rewinder
 from pipelines.training.run_directory import RunDirectory
@@ -171,13 +173,16 @@ def train_rank(config: TrainingConfig, directory: RunDirectory) -> RankOutcome:
     from vamba.data.text import load_tokenizer
     from vamba.train.loop import fit
 
+    reached = {"entered": time.time()}
     rank, world_size = rank_and_world_size()
     torch.set_num_threads(config.workers.threads)
     with exclusive(directory, rank):
         attempt = from_first(directory.new_attempt() if rank == 0 else 0)
         unreadable = from_first(_known_unreadable(directory) if rank == 0 else set())
         data = open_training_data(config)
+        reached["data_open"] = time.time()
         state = build_state(config, data)
+        reached["built"] = time.time()
         store = CheckpointStore(
             directory.checkpoints, retention=config.checkpoints, notify=directory.append_event,
             evaluations=partial(read_evaluations, directory),
@@ -189,7 +194,7 @@ def train_rank(config: TrainingConfig, directory: RunDirectory) -> RankOutcome:
         directory.append_event(
             "attempt_started",
             attempt=attempt, rank=rank, pid=os.getpid(), host=socket.gethostname(), world_size=world_size,
-            backends=backends, resumed_from_step=state.step, num_steps=state.num_steps,
+            backends=backends, resumed_from_step=state.step, num_steps=state.num_steps, reached=reached,
         )  # fmt: skip
         tokenizer = load_tokenizer(tokenizer_directory(config))
         encode = SampleEncoder(tokenizer, config.reader, device=config.workers.device)
@@ -211,7 +216,7 @@ def train_rank(config: TrainingConfig, directory: RunDirectory) -> RankOutcome:
             )  # fmt: skip
         run = RankRun(
             directory, store, config.reader, attempt=attempt, rank=rank, labels=labels, unreadable=unreadable,
-            rewinder=rewinder, evaluator=evaluator,
+            rewinder=rewinder, evaluator=evaluator, measures=StepMeasures(config, world_size),
         )  # fmt: skip
         with reader, run:
             finished = fit(state, reader, run)
@@ -237,9 +242,12 @@ class RankRun:
         unreadable: Collection[str],
         rewinder: Rewinder,
         evaluator: Evaluator | None,
+        measures: StepMeasures,
     ) -> None:
         """unreadable: ids of samples that earlier attempts could not read."""
         self._rewinder, self._evaluator = rewinder, evaluator
+        self._measures, self._step = measures, 0
+        self._profiling = Profiling(directory, on_gpu=measures.on_gpu) if rank == 0 else None
         self._directory, self._store, self._labels = directory, store, labels
         self._max_unreadable, self._unreadable = reader.max_unreadable_samples, set(unreadable)
         self._metrics: IO[str] | None = directory.metrics_path(attempt).open("a") if rank == 0 else None
@@ -248,6 +256,8 @@ class RankRun:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if self._profiling is not None:
+            self._profiling.close(self._step)
         if self._metrics is not None:
             self._metrics.close()
 
@@ -262,6 +272,9 @@ class RankRun:
                     "step_skipped", step=result.step, reason=result.skipped, loss=result.loss,
                     grad_norm=result.grad_norm, sample_ids=result.sample_ids,
                 )  # fmt: skip
+        if self._profiling is not None:
+            self._step = result.step
+            self._profiling.after_step(result.step)
         self._unreadable.update(result.unreadable)
         if len(self._unreadable) > self._max_unreadable:
             raise ValueError(
@@ -274,6 +287,7 @@ class RankRun:
         record = asdict(result)
         del record["stop_requested"]
         record["seconds"] = {phase: round(seconds, 6) for phase, seconds in result.seconds.items()}
+        record |= self._measures.of(result)
         file.write(json.dumps({**record, "time": round(time.time(), 3)}) + "\n")
         file.flush()
 

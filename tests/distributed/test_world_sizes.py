@@ -62,6 +62,21 @@ def test_sharded_training_equals_one_process(runs: dict[str, RunDirectory], name
     assert difference.norm() / torch.cat([reference[key].flatten() for key in compared]).norm() < 1e-6
 
 
+@pytest.mark.parametrize("name", ["two", "two-by-two"])
+def test_what_a_step_tells_of_itself_does_not_depend_on_sharding(runs: dict[str, RunDirectory], name: str) -> None:
+    """Norms by group are of the whole gradient, and operations those of the global batch."""
+    sharded = dict(_told(runs[name]))
+    for step, (flops, norms, alphas) in _told(runs["one"]):
+        assert sharded[step][0] == flops > 0
+        assert sharded[step][1] == pytest.approx(norms, rel=1e-4), step
+        assert sharded[step][2] == pytest.approx(alphas, rel=1e-5), step
+
+
+def _told(directory: RunDirectory) -> list[tuple[int, tuple[float, dict[str, float], list[float]]]]:
+    records = [record for _, record in directory.read_metrics() if record["step"] <= NUM_STEPS]
+    return [(record["step"], (record["flops"], record["grad_norms"], record["alphas"])) for record in records]
+
+
 def test_resuming_at_the_same_world_size_is_bit_identical(runs: dict[str, RunDirectory]) -> None:
     undisturbed = {step: loss for step, loss in losses(runs["two"]).items() if step > 5}
     assert losses(runs["two-to-two"]) == undisturbed
