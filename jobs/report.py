@@ -24,6 +24,7 @@ from jobs.report_parts.facts import (
     promotion_facts,
     run_facts,
 )
+from jobs.report_parts.run_history import run_history
 from jobs.report_parts.timing import StepTiming
 from pipelines.evaluation.result import EvaluationResult
 
@@ -72,6 +73,7 @@ def build_report(inputs: ReportInputs) -> Path:
         [
             html.evaluation_section(result, control),
             html.training_section(runs),
+            html.history_section([run_history(run.directory) for run in runs]),
             html.sheet_section(sheet),
             html.lineage_section(data, runs, result, decision),
             html.failures_section(data),

@@ -31,6 +31,7 @@ from jobs.cli import (
     runs,
     runs_compare,
     runs_logs,
+    runs_profile,
     runs_stop,
     submit,
     synthesize,
@@ -119,7 +120,7 @@ def _group(
 
 _group(
     "runs",
-    "List training runs (the default); show, follow, stop or compare them.",
+    "List training runs (the default); show, follow, stop, compare or profile them.",
     runs.default,
     {
         "ls": runs.ls,
@@ -127,6 +128,7 @@ _group(
         "logs": runs_logs.logs,
         "stop": runs_stop.stop,
         "compare": runs_compare.compare,
+        "profile": runs_profile.profile,
     },
 )
 _group(

@@ -98,6 +98,8 @@ def _print_summary(summary: TrainingSummary) -> None:
 
 
 def _print_plan(config: TrainingConfig) -> None:
-    from jobs.training_plan import describe_training
+    from pipelines.training.job import describe_run
 
-    print_pairs("Plan", describe_training(config))
+    plan = describe_run(config)
+    print_pairs("Plan", plan.rows())
+    plan.require_fit()

@@ -11,6 +11,8 @@ from jobs.cli.output import human_bytes, human_seconds
 from jobs.report_parts.charts import Bar, accuracy_chart, loss_chart
 from jobs.report_parts.contact_sheet import ContactSheet, clock
 from jobs.report_parts.facts import DataFacts, RunFacts
+from jobs.report_parts.panels import history_content
+from jobs.report_parts.run_history import RunHistory
 
 if TYPE_CHECKING:
     from jobs.report_parts.timing import StepTiming
@@ -69,6 +71,15 @@ def training_section(runs: Sequence[RunFacts]) -> str:
         '<span><i class="i-band"></i>steps after the checkpoint, trained again</span></div>'
     )
     return _section("Training", "The loss of every step, across all attempts of each run.", "".join(parts) + legend)
+
+
+def history_section(histories: Sequence[RunHistory]) -> str:
+    """What each run measured of itself, and what happened to it."""
+    told = [f"<h3>{escape(h.name)}</h3>{history_content(h)}" for h in histories if h.panels or h.attempts]
+    if not told:
+        return ""
+    introduction = "Measured at every step; dashed lines are where an attempt began. Of repeated steps, the last time."
+    return _section("Inside the training", introduction, "".join(told))
 
 
 def evaluation_section(result: EvaluationResult | None, control: EvaluationResult | None) -> str:

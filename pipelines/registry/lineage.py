@@ -56,10 +56,14 @@ def git_state(directory: Path) -> dict[str, str]:
     return {"git_commit": commit, "git_dirty": "true" if changes else "false"}
 
 
+def installed_packages() -> tuple[str, ...]:
+    """Every installed distribution with its version, as "name==version", sorted."""
+    return tuple(sorted({f"{item.metadata['Name']}=={item.version}" for item in importlib.metadata.distributions()}))
+
+
 def environment_digest() -> str:
     """`sha256:…` over every installed distribution and its version."""
-    installed = sorted({f"{item.metadata['Name']}=={item.version}" for item in importlib.metadata.distributions()})
-    return "sha256:" + hashlib.sha256("\n".join(installed).encode()).hexdigest()
+    return "sha256:" + hashlib.sha256("\n".join(installed_packages()).encode()).hexdigest()
 
 
 def _git(directory: Path, *arguments: str) -> str:

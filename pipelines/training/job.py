@@ -16,18 +16,22 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 from pipelines.training.config import TrainingConfig
-from pipelines.training.model_facts import model_facts
+from pipelines.training.preflight import Preflight, announce, preflight
 from pipelines.training.progress import Progress
 from pipelines.training.ray_launch import train_on_ray
-from pipelines.training.run_directory import RunDirectory, run_directory
+from pipelines.training.run_directory import RunDirectory, flatten, run_directory
 from pipelines.training.run_lock import only_job
 from pipelines.training.run_log import kept_notice, try_event
-from pipelines.training.session import open_training_data
+from pipelines.training.session import model_config, open_training_data
+from pipelines.training.start_model import StartModel, find_start, pin_start
 from pipelines.training.stop import Notice
 from pipelines.training.summary import TrainingSummary, summarize
-from pipelines.training.tracking import Tracker, source_version
+from pipelines.training.tracking import Tracker, send_the_rest, source_version
 
 Launch = Callable[[TrainingConfig, RunDirectory, Progress, Notice], None]
 """Has the run trained, and returns when it is finished or was asked to stop."""
@@ -44,7 +48,8 @@ def run_training(
     """
     directory = run_directory(config.storage, config.name)
     with only_job(directory):
-        return _train(_with_absolute_data(config), directory, notice, launch, launcher)
+        # The data's place is recorded so that the run can be continued from any working directory.
+        return _train(replace(config, data=_absolute(config.data)), directory, notice, launch, launcher)
 
 
 def _train(
@@ -53,15 +58,25 @@ def _train(
     # What follows the run's own files is shown, not kept: it is in them already.
     progress_notice, notice = notice, kept_notice(directory, notice)
     data = open_training_data(config)
-    resolved = _resolved(config, directory)
-    directory.open(config, data_digest=data.digest, model=model_facts(resolved))
+    start = find_start(config, directory)
+    is_new = not directory.attempts()
+    if is_new:
+        announce(preflight(_resolved(config, start), data), notice)
+    directory.open(config, data_digest=data.digest, model=_architecture(_resolved(config, start)))
     if directory.finished_step() == data.num_steps and directory.model.exists():
         notice(f"Run {config.name!r} finished at step {data.num_steps}; its model is {directory.model}.")
+        send_the_rest(config, directory, notice)
         return summarize(directory, "already_finished", data.num_steps)
-    directory.update_run(
-        init_from=config.model.init_from, init_from_directory=resolved.model.init_from, **source_version()
-    )
-    directory.append_event("job_started", pid=os.getpid(), host=socket.gethostname(), launcher=launcher)
+    if start is not None:
+        start = pin_start(start, directory)
+    resolved = _resolved(config, start)
+    if config.workers.gpu_memory_gb is not None and not is_new:
+        preflight(resolved, data).require_fit()
+    directory.append_event(
+        "job_started", pid=os.getpid(), host=socket.gethostname(), launcher=launcher,
+        process_started=psutil.Process().create_time(),
+    )  # fmt: skip
+    directory.update_run(init_from=config.model.init_from, **source_version())
     tracker = Tracker(config, directory, notice)
     status = "failed"
     try:
@@ -73,26 +88,31 @@ def _train(
     return summarize(directory, "finished" if status == "finished" else "preempted", data.num_steps)
 
 
-def _with_absolute_data(config: TrainingConfig) -> TrainingConfig:
-    """The data where any process finds them, from any working directory, now and when the run is continued."""
-    if "://" in config.data:
-        return config
-    return replace(config, data=str(Path(config.data).expanduser().resolve()))
+def describe_run(config: TrainingConfig) -> Preflight:
+    """What `run_training` would do, counted; changes nothing. Raises ValueError for what it would refuse."""
+    directory = run_directory(config.storage, config.name)
+    data = open_training_data(config)
+    return preflight(_resolved(config, find_start(config, directory)), data)
 
 
-def _resolved(config: TrainingConfig, directory: RunDirectory) -> TrainingConfig:
-    """The configuration for workers: references turned into absolute directories that every process understands.
-
-    A continued run keeps the model it was started from, also where its name has come to mean another one since.
-    """
+def _resolved(config: TrainingConfig, start: StartModel | None) -> TrainingConfig:
+    """The configuration for workers: references turned into absolute directories that every process understands."""
     model = config.model
-    if model.init_from:
-        known = directory.read_run().get("init_from_directory")
-        if known is None or not Path(known).is_dir() or directory.read_run().get("init_from") != model.init_from:
-            from pipelines.registry.models import resolve_model
-
-            known = str(resolve_model(model.init_from).directory)
-        model = replace(model, init_from=known)
+    if start is not None:
+        model = replace(model, init_from=str(start.directory))
     if model.tokenizer:
         model = replace(model, tokenizer=str(Path(model.tokenizer).expanduser().resolve()))
-    return replace(config, model=model)
+    distill = config.distill and replace(config.distill, teachers=_absolute(config.distill.teachers))
+    return replace(config, model=model, data=_absolute(config.data), distill=distill)
+
+
+def _architecture(resolved: TrainingConfig) -> dict[str, Any] | None:
+    """Of the model, by dotted names; None where the model it starts from is gone, which `pin_start` tells better."""
+    start = resolved.model.init_from
+    if start and not (Path(start) / "config.json").is_file():
+        return None
+    return dict(flatten(model_config(resolved).to_dict()))
+
+
+def _absolute(uri: str) -> str:
+    return uri if "://" in uri else str(Path(uri).expanduser().resolve())

@@ -11,12 +11,14 @@ from collections import deque
 from collections.abc import Collection
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from pipelines.training.checkpoints import CheckpointStore
 from pipelines.training.evaluations import Evaluator
 from pipelines.training.json_lines import append_line, sync
+from pipelines.training.measures import StepMeasures
 from pipelines.training.preemption import PreemptionSaves
+from pipelines.training.profiling import Profiling
 from pipelines.training.rewind import Rewinder
 from pipelines.training.run_directory import RunDirectory
 from pipelines.training.run_log import try_event
@@ -48,12 +50,14 @@ class RankRun:
         unreadable: Collection[str],
         rewinder: Rewinder,
         evaluator: Evaluator | None,
+        measures: StepMeasures,
         watchdog: Watchdog,
         saves: PreemptionSaves,
         step: int,
     ) -> None:
         """unreadable: ids of samples that earlier attempts could not read. step: number of steps done."""
-        self._rewinder, self._evaluator = rewinder, evaluator
+        self._rewinder, self._evaluator, self._measures = rewinder, evaluator, measures
+        self._profiling = Profiling(directory, on_gpu=measures.on_gpu) if rank == 0 else None
         self._directory, self._store, self._labels = directory, store, labels
         self._max_unreadable, self._unreadable = reader.max_unreadable_samples, set(unreadable)
         self._rank, self._attempt, self._step = rank, attempt, step
@@ -62,6 +66,13 @@ class RankRun:
         self._watchdog, self._saves = watchdog, saves
         self._unrecorded: deque[dict[str, Any]] = deque()
         self._record_error: OSError | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._profiling is not None:
+            self._profiling.close(self._step)
 
     def stop_requested(self) -> bool:
         return self._directory.stop_path.exists()
@@ -79,13 +90,15 @@ class RankRun:
         self._step, self._phase = result.step, "step"
         self._saves.step_took(sum(result.seconds.values()))
         if self._rank == 0:
-            self._unrecorded.append(_record_of(result))
+            self._unrecorded.append(_record_of(result) | self._measures.of(result))
             self._record_steps()
             if result.skipped is not None:
                 self._directory.append_event(
                     "step_skipped", step=result.step, reason=result.skipped, loss=result.loss,
                     grad_norm=result.grad_norm, sample_ids=result.sample_ids,
                 )  # fmt: skip
+        if self._profiling is not None:
+            self._profiling.after_step(result.step)
         self._unreadable.update(result.unreadable)
         if len(self._unreadable) > self._max_unreadable:
             raise ValueError(

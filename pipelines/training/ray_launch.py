@@ -22,6 +22,7 @@ from pipelines.training.checkpoint_files import checkpoint_directories
 from pipelines.training.config import TrainingConfig
 from pipelines.training.lean_trainer import lean_trainer_class
 from pipelines.training.progress import Progress
+from pipelines.training.ray_metrics import RayReporter
 from pipelines.training.ray_preemption import read_notice
 from pipelines.training.run_directory import RunDirectory
 from pipelines.training.session import train_rank
@@ -94,10 +95,13 @@ def _fit(
             errors.append(error)
 
     fitting = threading.Thread(target=fit, name="ray-train", daemon=True)
+    directory.append_event("ray_started")
+    health = RayReporter(directory)
     fitting.start()
     while fitting.is_alive():
         fitting.join(timeout=0.25)
         progress.show()
+        health.report()
     return errors[0] if errors else None
 
 

@@ -5,11 +5,13 @@
         run.json                    digests of configuration and data, MLflow run id
         events.jsonl                attempts with their pids, checkpoints, refusals, the end; one JSON object a line
         metrics/attempt-0001.jsonl  one JSON object a step, flushed as the step ends
+        metrics/machine.jsonl       the job's machine every few seconds: processors, memory, GPUs
+        profiles/                   traces that `vamba runs profile` asked for
         checkpoints/step_00000040/  see docs/checkpoint-format.md
         model/                      the finished run in release layout
         errors/                     tracebacks of workers that failed, by attempt and rank
         stacks/                     what every thread was doing in a rank that hung, by attempt and rank
-        control/                    requests to the running job (stop), and why it can't go on (failed)
+        control/                    requests to the running job (stop, profile), and why it can't go on (failed)
         job.lock, lock              held by the job and by its workers: see run_lock.py
         ray/                        scratch space of Ray Train, one folder for every start; never read again
 
@@ -19,6 +21,7 @@ Readers of the .jsonl files see whole lines, whatever wrote them was killed by: 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
@@ -29,6 +32,7 @@ from typing import Any
 
 from pipelines.training.config import TrainingConfig
 from pipelines.training.json_lines import append_line, read_lines
+from pipelines.training.line_follower import LineFollower
 
 # A change of these leaves every remaining step what it was, or is the user's declared wish: more steps, or other rules
 # for the guard, because a run that it has ended must be able to go on.
@@ -75,6 +79,9 @@ class RunDirectory:
         self.model = root / "model"
         self.stop_path = root / "control" / "stop"
         self.failure_path = root / "control" / "failed"
+        self.profile_path = root / "control" / "profile"
+        self.profiles = root / "profiles"
+        self.machine_path = self.metrics / "machine.jsonl"
 
     @property
     def name(self) -> str:
@@ -125,8 +132,10 @@ class RunDirectory:
         return read_json(self.run_path) if self.run_path.exists() else {}
 
     def update_run(self, **values: Any) -> None:
-        """Merge values into run.json."""
-        write_json(self.run_path, {**self.read_run(), **values})
+        """Merge values into run.json; the job and its first worker may do so at the same moment."""
+        with (self.root / "run.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            write_json(self.run_path, {**self.read_run(), **values})
 
     def append_event(self, event: str, **values: Any) -> None:
         append_line(self.events_path, {"event": event, "time": round(time.time(), 3), **values})
@@ -172,24 +181,12 @@ class MetricsFollower:
 
     def __init__(self, directory: RunDirectory) -> None:
         self._directory = directory
-        self._offsets: dict[Path, int] = {}
+        self._files: dict[Path, LineFollower] = {}
 
     def read_new(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """(attempt, record) of the steps recorded since the last call, in the order they were trained."""
         for path in self._directory.attempts():
-            offset = self._offsets.get(path, 0)
-            if path.stat().st_size == offset:
-                continue
-            with path.open("rb") as file:
-                file.seek(offset)
-                content = file.read()
-            whole = content[: content.rfind(b"\n") + 1]
-            self._offsets[path] = offset + len(whole)
-            for line in whole.splitlines():
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError:
-                    continue
+            for record in self._files.setdefault(path, LineFollower(path)).read_new():
                 yield int(path.stem.removeprefix("attempt-")), record
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,9 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.shard_ranges import ShardRanges
+from pipelines.training.adapters import merged, select_trained, write_adapters
 from pipelines.training.checkpoints import CheckpointStore
 from pipelines.training.config import TrainingConfig
 from pipelines.training.evaluations import EvaluationData, Evaluator, plan_evaluation, read_evaluations
+from pipelines.training.measures import StepMeasures
 from pipelines.training.preemption import PreemptionSaves, ReadNotice, no_notice
 from pipelines.training.rank_run import RankRun
 from pipelines.training.ranks import from_first, gathered, rank_and_world_size
@@ -30,12 +33,14 @@ from pipelines.training.rewind import Rewinder
 from pipelines.training.run_directory import RunDirectory
 from pipelines.training.run_lock import exclusive
 from pipelines.training.run_log import failures_recorded, try_event
+from pipelines.training.teachers import set_distillation, with_teachers
 from pipelines.training.watchdog import Watchdog
 from vamba.data.plan import DataPlan
 from vamba.data.reader_config import plan_items
 from vamba.data.sample_table import SampleTable
 
 if TYPE_CHECKING:
+    from vamba.data.encode import Encoder
     from vamba.data.fetch import UnreadableSampleError
     from vamba.model.config import ModelConfig
     from vamba.model.vamba import Vamba
@@ -89,9 +94,14 @@ def tokenizer_directory(config: TrainingConfig) -> Path:
 def build_model(config: TrainingConfig) -> Vamba:
     """The whole model on the CPU: read from `init_from` (a directory by now), or initialised from the seed."""
     if config.model.init_from:
+        import torch
+
         from vamba.model.pretrained import from_pretrained
 
-        return from_pretrained(config.model.init_from, backends=config.backends, device=config.workers.device)
+        # Released weights are bfloat16; those that are trained must be wider than what they are computed in.
+        return from_pretrained(
+            config.model.init_from, dtype=torch.float32, backends=config.backends, device=config.workers.device
+        )
     from vamba.model.init import init_weights_
     from vamba.model.vamba import Vamba
 
@@ -127,18 +137,20 @@ def build_state(config: TrainingConfig, data: TrainingData) -> TrainState:
     """Model, sharding and optimizer of this rank, at the start of the plan."""
     import torch
 
+    from vamba.parallel.layers import prepare_layers
     from vamba.parallel.mesh import build_mesh
     from vamba.parallel.sharding import shard_model
     from vamba.train.state import TrainState
-    from vamba.train.trainable import select_trainable
 
     device = torch.device(config.workers.device)
     if device.type == "cuda":
         device = torch.device("cuda", torch.cuda.current_device())
     model = build_model(config)
-    select_trainable(model, config.train.trainable, config.train.expected_trainable)
+    select_trained(model, config)
+    if config.distill is not None:
+        set_distillation(model, config.distill)
     mesh = build_mesh(device.type, config.parallel)
-    model.set_activation_checkpointing(config.parallel.activation_checkpointing)
+    prepare_layers(model, config.parallel)
     shard_model(model.to(device), mesh, config.parallel)
     model.train()
     return TrainState(
@@ -178,10 +190,13 @@ def _train_attempt(
     from vamba.data.text import load_tokenizer
     from vamba.train.loop import fit
 
+    reached = {"entered": time.time()}
     rank, world_size = rank_and_world_size()
     unreadable = from_first(_known_unreadable(directory) if rank == 0 else set())
     data = open_training_data(config)
+    reached["data_open"] = time.time()
     state = build_state(config, data)
+    reached["built"] = time.time()
     saves = PreemptionSaves(notices, grace_s=config.workers.preemption_grace_s)
     store = CheckpointStore(
         directory.checkpoints, retention=config.checkpoints, notify=partial(_note_checkpoint, directory, saves),
@@ -194,33 +209,30 @@ def _train_attempt(
     directory.append_event(
         "attempt_started",
         attempt=attempt, rank=rank, pid=os.getpid(), host=socket.gethostname(), world_size=world_size,
-        backends=backends, resumed_from_step=state.step, num_steps=state.num_steps,
+        backends=backends, resumed_from_step=state.step, num_steps=state.num_steps, reached=reached,
     )  # fmt: skip
     tokenizer = load_tokenizer(tokenizer_directory(config))
     encode = SampleEncoder(tokenizer, config.reader, device=config.workers.device)
     labels = {key: directory.read_run().get(key) for key in ("config_digest", "data_digest")}
     labels["backends"] = backends
-    rebuild = partial(build_state, config, data)
-    rewinder = Rewinder(store, data.plan, rebuild=rebuild, notify=directory.append_event)
-    evaluator = None
-    if data.evaluation is not None:
-        evaluator = Evaluator(
-            data.evaluation, directory, read_range=data.read_range, encode=encode, reader=config.reader,
-            rank=rank, world_size=world_size,
-        )  # fmt: skip
     run = RankRun(
         directory, store, config.reader, attempt=attempt, rank=rank, labels=labels, unreadable=unreadable,
-        rewinder=rewinder, evaluator=evaluator, watchdog=watchdog, saves=saves, step=state.step,
+        rewinder=Rewinder(
+            store, data.plan, rebuild=partial(build_state, config, data), notify=directory.append_event
+        ),
+        evaluator=_evaluator(config, data, directory, encode),
+        measures=StepMeasures(config, world_size), watchdog=watchdog, saves=saves, step=state.step,
     )  # fmt: skip
     finished = False
     if not any(gathered(run.stop_requested())):
+        taught = encode if config.distill is None else with_teachers(encode, config.distill, data.rows, directory, rank)
         reader = PackReader(
-            data.plan, data.rows, data.read_range, encode,
+            data.plan, data.rows, data.read_range, taught,
             state=state.reader_state, rank=rank, world_size=world_size, config=config.reader,
             unreadable=unreadable, on_unreadable=partial(_record_unreadable, directory, rank),
             interrupted=run.interrupted,
         )  # fmt: skip
-        with reader:
+        with reader, run:
             finished = fit(state, reader, run)
     if finished:
         with watchdog.phase("export"):
@@ -234,6 +246,18 @@ def _note_checkpoint(directory: RunDirectory, saves: PreemptionSaves, event: str
     if event == "checkpoint_committed":
         saves.save_took(values["seconds"])
     try_event(directory, event, **values)
+
+
+def _evaluator(
+    config: TrainingConfig, data: TrainingData, directory: RunDirectory, encode: Encoder
+) -> Evaluator | None:
+    if data.evaluation is None:
+        return None
+    rank, world_size = rank_and_world_size()
+    return Evaluator(
+        data.evaluation, directory, read_range=data.read_range, encode=encode, reader=config.reader,
+        rank=rank, world_size=world_size,
+    )  # fmt: skip
 
 
 def _known_unreadable(directory: RunDirectory) -> set[str]:
@@ -261,13 +285,16 @@ def export_model(state: TrainState, config: TrainingConfig, directory: RunDirect
         return
     from vamba.model.pretrained import write_checkpoint
 
+    lora, adapters = config.model.lora, dict[str, Any]()
     write_checkpoint(
         directory.model,
         state.model.config,
-        tensors,
+        tensors if lora is None else merged(tensors, lora, adapters),
         tokenizer_dir=tokenizer_directory(config),
         processing=config.reader.frames,
     )
+    if lora is not None:
+        write_adapters(directory.root / "adapter", lora, adapters, config.model.init_from)
 
 
 def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,10 +28,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunDirectory]:
     write_dataset(root / "data", samples)
     configs = {
         name: tiny_config(root / "data", root, name, num_steps=NUM_STEPS)
-        for name in ("one", "two", "two-to-two", "two-to-one", "two-to-four", "two-by-two")
+        for name in ("one", "two", "four", "two-to-two", "two-to-one", "two-to-four", "two-by-two")
     }
     configs["two-by-two"] = replicated(configs["two-by-two"], 2)
-    fresh = {name: Job(config=configs[name]) for name in ("one", "two", "two-by-two")}
+    fresh = {name: Job(config=configs[name]) for name in ("one", "two", "four", "two-by-two")}
     for job in fresh.values():
         open_run(job.config)
     resumed = {
@@ -40,7 +40,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunDirectory]:
     }
     train(2, fresh["two"], resumed["two-to-two"], scratch=root)
     train(1, fresh["one"], resumed["two-to-one"], scratch=root)
-    train(4, resumed["two-to-four"], fresh["two-by-two"], scratch=root)
+    train(4, resumed["two-to-four"], fresh["two-by-two"], fresh["four"], scratch=root)
     return {name: run_directory(str(root), name) for name in configs}
 
 
@@ -52,7 +52,7 @@ def weights(directory: RunDirectory) -> dict[str, torch.Tensor]:
     return dict(load_file(directory.model / "model.safetensors"))
 
 
-@pytest.mark.parametrize("name", ["two", "two-by-two"])
+@pytest.mark.parametrize("name", ["two", "two-by-two", "four"])
 def test_sharded_training_equals_one_process(runs: dict[str, RunDirectory], name: str) -> None:
     assert losses(runs[name]) == pytest.approx(losses(runs["one"]), rel=1e-6)
     reference, sharded = weights(runs["one"]), weights(runs[name])
@@ -60,6 +60,21 @@ def test_sharded_training_equals_one_process(runs: dict[str, RunDirectory], name
     compared = [key for key in reference if not key.endswith(WITHOUT_GRADIENT)]
     difference = torch.cat([(reference[key] - sharded[key]).flatten() for key in compared])
     assert difference.norm() / torch.cat([reference[key].flatten() for key in compared]).norm() < 1e-6
+
+
+@pytest.mark.parametrize("name", ["two", "two-by-two"])
+def test_what_a_step_tells_of_itself_does_not_depend_on_sharding(runs: dict[str, RunDirectory], name: str) -> None:
+    """Norms by group are of the whole gradient, and operations those of the global batch."""
+    sharded = dict(_told(runs[name]))
+    for step, (flops, norms, alphas) in _told(runs["one"]):
+        assert sharded[step][0] == flops > 0
+        assert sharded[step][1] == pytest.approx(norms, rel=1e-4), step
+        assert sharded[step][2] == pytest.approx(alphas, rel=1e-5), step
+
+
+def _told(directory: RunDirectory) -> list[tuple[int, tuple[float, dict[str, float], list[float]]]]:
+    records = [record for _, record in directory.read_metrics() if record["step"] <= NUM_STEPS]
+    return [(record["step"], (record["flops"], record["grad_norms"], record["alphas"])) for record in records]
 
 
 def test_resuming_at_the_same_world_size_is_bit_identical(runs: dict[str, RunDirectory]) -> None:

@@ -70,6 +70,17 @@ def test_reading_verbs_can_answer_in_json(verb: tuple[str, str]) -> None:
     assert "--json" in vamba(*verb, "--help").output
 
 
+def test_a_profile_that_nobody_makes_is_taken_back(vamba_home: Path) -> None:
+    run = vamba_home / "runs" / "idle"
+    (run / "metrics").mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    result = vamba("runs", "profile", "idle", "--wait", "0.01")
+    assert result.exit_code == 1 and "wrote no profile within 0.01 s" in result.output
+    assert not (run / "control" / "profile").exists()
+    assert vamba("runs", "profile", "idle", "--wait", "0", "--steps", "2").exit_code == 0
+    assert json.loads((run / "control" / "profile").read_text()) == {"steps": 2}
+
+
 def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys, jobs.cli.main\n"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from jobs.report import ReportInputs, build_report
-from jobs.report_parts.charts import _resume_mark, _scale
+from jobs.report_parts.axes import scale
+from jobs.report_parts.charts import _resume_mark
 from jobs.report_parts.facts import run_facts
 from jobs.report_parts.timing import StepTiming
 from pipelines.evaluation.config import EvaluationConfig
@@ -44,7 +46,7 @@ def run(vamba_home: Path) -> Path:
 def test_a_late_resume_is_labelled_on_its_left() -> None:
     """Where the label would leave the picture on the right."""
     for reached, anchor in ((200, "start"), (760, "end")):
-        mark = _resume_mark(reached - 40, reached, 2, _scale(0, 1200, 58, 984))
+        mark = _resume_mark(reached - 40, reached, 2, scale(0, 1200, 58, 984))
         assert f'text-anchor="{anchor}"' in mark
 
 
@@ -91,3 +93,33 @@ def test_the_report_is_one_file_that_asks_nothing_of_the_network(run: Path, tmp_
 
 def test_a_report_of_a_run_alone_is_possible(run: Path, tmp_path: Path) -> None:
     assert "<svg" in build_report(ReportInputs(out=tmp_path / "r.html", runs=("stage2",))).read_text(encoding="utf-8")
+
+
+def test_the_report_tells_what_a_run_measured_and_what_happened_to_it(run: Path, tmp_path: Path) -> None:
+    path = run / "metrics" / "attempt-0002.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        row |= {
+            "seconds": {"data": 0.01, "compute": 0.09}, "grad_norms": {"mixers": 0.5, "alpha": 100.0 * row["step"]},
+            "alphas": [0.25, 0.5, 0.75], "memory_bytes": 3 << 30, "mfu": 0.41,
+        }  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with (run / "events.jsonl").open("a") as file:
+        for event in (
+            {"event": "step_skipped", "time": 30, "step": 9, "reason": "<spike>", "sample_ids": list("abcdefgh")},
+            {"event": "checkpoint_begun", "time": 31, "step": 10, "held_s": 0.02},
+            {"event": "evaluated", "time": 32, "step": 10, "evaluation_loss": 0.7},
+        ):
+            file.write(json.dumps(event) + "\n")
+    text = build_report(ReportInputs(out=tmp_path / "r.html", runs=("stage2",))).read_text(encoding="utf-8")
+    for title in (
+        "Tokens per second", "Waiting for data", "Gradient norm by group", "alpha", "Memory of the first worker",
+        "Model utilisation (MFU)", "Evaluation loss",
+    ):  # fmt: skip
+        assert title in text
+    assert "layer 2" in text and "mixers" in text
+    assert "&lt;spike&gt;" in text and "sample_ids (8)" in text and "held its step for 20 ms" in text
+    for picture in re.findall(r"<svg.*?</svg>", text):
+        ElementTree.fromstring(picture)
+        numbers = [float(n) for points in re.findall(r'points="([^"]*)"', picture) for n in re.split("[ ,]", points)]
+        assert all(0 <= number <= 1000 for number in numbers)

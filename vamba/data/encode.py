@@ -9,7 +9,10 @@ suffice.
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -23,9 +26,12 @@ from vamba.data.sample import Sample
 from vamba.data.sample_table import Placed
 from vamba.data.sampling import uniform_indices
 from vamba.data.stored_frames import stored_frames
-from vamba.data.text import IGNORE_LABEL, EncodedText, Tokenizer, encode_conversation
+from vamba.data.text import IGNORE_LABEL, EncodedText, TeacherLogits, Tokenizer, encode_conversation
 
 _CHANNELS = 3
+
+TeachersOf = Callable[[str], tuple[TeacherLogits, ...]]
+"""Sample id -> the teacher of each of its conversations."""
 
 
 class Encoder(Protocol):
@@ -46,12 +52,20 @@ class Encoder(Protocol):
 class SampleEncoder:
     """Bytes of a sample's tar members -> EncodedSample."""
 
+    teachers: TeachersOf | None = None
+
     def __init__(self, tokenizer: Tokenizer, config: ReaderConfig, *, device: str = "cpu") -> None:
         """device: where the batches go ("cpu", "cuda", …)."""
         self.tokenizer = tokenizer
         self.config = config
         self.processing = config.frames
         self.keeps_frames = config.resizes_on_device(device)
+
+    def taught_by(self, teachers: TeachersOf) -> SampleEncoder:
+        """The same encoder, with a teacher's logits beside every conversation."""
+        taught = copy.copy(self)
+        taught.teachers = teachers
+        return taught
 
     def __call__(self, content: bytes | memoryview, memory: MemoryPool | None = None) -> EncodedSample:
         """Raises ValueError when the bytes are not a whole sample. Pixels are put in `memory`."""
@@ -63,6 +77,9 @@ class SampleEncoder:
         if (width, height) != (sample.width, sample.height):
             raise ValueError(f"its frames are {width}x{height} pixels, its JSON says {sample.width}x{sample.height}")
         texts = tuple(encode_conversation(self.tokenizer, c, media=True) for c in sample.conversations)
+        if self.teachers is not None:
+            pairs = zip(texts, self.teachers(sample.id), strict=True)
+            texts = tuple(replace(text, teacher=teacher) for text, teacher in pairs)
         grid = frame_grid(num_frames, sample.width, sample.height, self.processing)
         if self.keeps_frames:
             return EncodedSample(id=sample.id, patches=None, frames=(frames_NHWC,), grid_thws=(grid,), texts=texts)

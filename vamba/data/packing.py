@@ -60,22 +60,28 @@ def join(parts: Sequence[Packs]) -> Packs:
     return Packs(items=items, ends=np.concatenate([np.zeros(0, np.int64), *ends]))
 
 
-def fill_packs(order: np.ndarray, costs: np.ndarray, *, budget: int, window: int) -> Packs:
-    """Pack the items of `order` so that no pack costs more than `budget`. Every item costs at most that."""
+def fill_packs(
+    order: np.ndarray, costs: np.ndarray, *, budget: int, window: int, most_items: int | None = None
+) -> Packs:
+    """Pack the items of `order` so that no pack costs more than `budget` or has more than `most_items` items.
+
+    Every item costs at most the budget.
+    """
     parts: list[Packs] = []
     carried = np.zeros(0, np.int64)
     for begin in range(0, len(order), window):
-        filled = _best_fit(np.concatenate([carried, order[begin : begin + window]]), costs, budget)
+        filled = _best_fit(np.concatenate([carried, order[begin : begin + window]]), costs, budget, most_items)
         if begin + window < len(order):
             filled, carried = _keep_back(filled, costs, below=_GOOD_FILL * budget, most=window // 8)
         parts.append(filled)
     return join(parts)
 
 
-def _best_fit(members: np.ndarray, costs: np.ndarray, budget: int) -> Packs:
+def _best_fit(members: np.ndarray, costs: np.ndarray, budget: int, most_items: int | None) -> Packs:
     longest_first = members[np.argsort(-costs[members], kind="stable")]
     pack_of: list[int] = []
     num_packs = 0
+    num_items: dict[int, int] = {}  # of packs that are not full by number
     free: list[int] = []  # room << bits | pack, ascending
     for cost in costs[longest_first].tolist():
         slot = bisect.bisect_left(free, cost << _PACK_BITS)
@@ -84,8 +90,13 @@ def _best_fit(members: np.ndarray, costs: np.ndarray, budget: int) -> Packs:
             num_packs += 1
         else:
             entry = free.pop(slot)
+        pack = entry & ((1 << _PACK_BITS) - 1)
+        pack_of.append(pack)
+        if most_items is not None:
+            num_items[pack] = num_items.get(pack, 0) + 1
+            if num_items[pack] == most_items:
+                continue
         bisect.insort(free, entry - (cost << _PACK_BITS))
-        pack_of.append(entry & ((1 << _PACK_BITS) - 1))
     packs = np.asarray(pack_of, np.int64)
     ends = np.cumsum(np.bincount(packs, minlength=num_packs))
     return Packs(items=longest_first[np.argsort(packs, kind="stable")], ends=ends)

@@ -76,11 +76,14 @@ class PlanConfig:
     """Budgets of the plan.
 
     tokens_per_pack: upper bound of the summed cost of a pack, in tokens.
+    samples_per_pack: upper bound of the samples in a pack; None leaves it to the budget. With 1, a step is exactly
+        `packs_per_step` samples, as recipes count that give a batch size.
     packs_per_step: packs in one optimizer step over all ranks (a multiple of the number of workers wastes nothing).
     window_samples: samples that are packed against each other; bounds time, not quality, above a few hundred.
     """
 
     tokens_per_pack: int = 4096
+    samples_per_pack: int | None = None
     packs_per_step: int = 2
     window_samples: int = 4096
 
@@ -89,6 +92,8 @@ class PlanConfig:
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"plan.{name} is {value}, but it must be at least 1.")
+        if self.samples_per_pack is not None and self.samples_per_pack < 1:
+            raise ValueError(f"plan.samples_per_pack is {self.samples_per_pack}; use 1 or more, or null for no limit.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,7 +268,13 @@ class DataPlan:
         step_media: list[str] = []
         for code, media in enumerate(self.items.media.names):
             members = order[self.items.media.codes[order] == code]
-            packs = fill_packs(members, costs, budget=self.config.tokens_per_pack, window=self.config.window_samples)
+            packs = fill_packs(
+                members,
+                costs,
+                budget=self.config.tokens_per_pack,
+                window=self.config.window_samples,
+                most_items=self.config.samples_per_pack,
+            )
             parts.append(group_packs(packs, costs, per_step))
             num_packs = len(parts[-1])
             step_sizes += [min(per_step, num_packs - begin) for begin in range(0, num_packs, per_step)]
@@ -281,7 +292,9 @@ def _permutation(length: int, seed: int, epoch: int, purpose: str) -> np.ndarray
 
 
 def _fingerprint(items: PlanItems, config: PlanConfig) -> str:
-    digest = hashlib.sha256(json.dumps([PLAN_VERSION, asdict(config)], sort_keys=True).encode())
+    # A limit that is not set is left out, so that runs begun before there was one go on.
+    limits = {name: value for name, value in asdict(config).items() if value is not None}
+    digest = hashlib.sha256(json.dumps([PLAN_VERSION, limits], sort_keys=True).encode())
     for begin in range(0, len(items), 4096):
         some = (items[index] for index in range(begin, min(begin + 4096, len(items))))
         digest.update("".join(f"\n{item.id}\t{item.media}\t{item.cost_tokens}" for item in some).encode())

@@ -30,5 +30,7 @@ class SampleCache:
 def num_bytes(sample: EncodedSample) -> int:
     """Memory of a sample's arrays."""
     arrays = [array for text in sample.texts for array in (text.input_ids, text.labels)]
+    teachers = [text.teacher for text in sample.texts if text.teacher is not None]
+    arrays += [array for teacher in teachers for array in (teacher.token_ids, teacher.logits)]
     arrays += sample.frames if sample.patches is None else (sample.patches,)
     return sum(array.nbytes for array in arrays)

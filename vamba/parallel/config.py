@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+Activation = Literal["none", "layer"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,13 +17,17 @@ class ParallelConfig:
         and saves the memory of a whole model; pointless for models that fit many times over.
     min_unit_parameters: modules with fewer parameters are gathered with the root instead of on their own: below
         about a million parameters a collective's latency costs more than it hides.
-    activation_checkpointing: keep only every layer's inputs for the backward pass and compute the rest again.
+    activation: what a forward pass keeps for the backward pass. "none" recomputes nothing and keeps everything; "layer"
+        keeps every hybrid layer's inputs and computes the rest of the layer again.
+    compile: run what lies between the kernels of a hybrid layer through torch.compile. Needs a C++ compiler on the
+        workers, minutes at the first step, and changes the last bits of the losses.
     compute_dtype: of gathered parameters and activations. Master weights, gradients' reduction and optimizer state
         stay float32, and so do A_log, D, dt_bias, alpha and norm weights in compute.
     """
 
     replicate: int = 1
-    activation_checkpointing: bool = False
+    activation: Activation = "none"
+    compile: bool = False
     reshard_after_forward: bool = True
     min_unit_parameters: int = 0
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -31,4 +37,8 @@ class ParallelConfig:
             raise ValueError(
                 f"parallel.replicate = {self.replicate} must be at least 1 and parallel.min_unit_parameters = "
                 f"{self.min_unit_parameters} at least 0."
+            )
+        if self.activation not in get_args(Activation):
+            raise ValueError(
+                f"parallel.activation is {self.activation!r}; it must be one of {', '.join(get_args(Activation))}."
             )

@@ -15,6 +15,7 @@ from vamba.data.batch import Batch
 from vamba.data.plan import PlanState
 from vamba.train.config import TrainConfig
 from vamba.train.fingerprint import fingerprint
+from vamba.train.gauges import Gauges
 from vamba.train.guard import Guard
 from vamba.train.optimizer import ShardedAdamW
 
@@ -55,6 +56,7 @@ class TrainState:
         self.world_size = dist.get_world_size() if mesh is not None else 1
         self.num_replicas = mesh.size(0) if mesh is not None and mesh.ndim == 2 else 1
         self.optimizer = ShardedAdamW(model.named_parameters(), config.optimizer)
+        self.gauges = Gauges(model, self.optimizer.parameters)
         trainable = list(self.optimizer.parameters.values())
         self.sharded_parameters = [p for p in trainable if isinstance(p, DTensor)]
         self.whole_parameters = [p for p in trainable if not isinstance(p, DTensor)]

@@ -2,7 +2,7 @@
 
     StepInput ──> per micro-batch: loss sum (not mean) ── backward ──> gradients of the sum
               ──> one all-reduce: loss, token counts, stop flag, missing samples, squared norm of the shards,
-                                  unsharded gradients
+                                  unsharded gradients, gauges
               ──> guard: skip? ──> scale = clip(norm) / number of loss tokens ──> AdamW ──> parameter constraints
 
 Gradients are those of a sum over tokens until the very end, where one multiplication turns them into the clipped
@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -49,8 +49,10 @@ class StepResult:
     seconds: of this rank, by phase. sample_ids: of the global batch. unreadable: those of them that some rank could not
     read; they had no part in the step, and a step without any other sample changes no parameter.
     stop_requested, save_requested: some rank was asked to stop, or to save.
-    stop_requested: some rank was asked to stop. skipped: why the guard kept the step from changing parameters; None if
+    skipped: why the guard kept the step from changing parameters; None if
     it did not. loss or grad_norm of a step skipped as "non_finite" is infinite or NaN.
+    flops: operations of the model's matrix products, forward and backward, over all ranks; 0 where unknown.
+    grad_norms: as grad_norm, by group of parameters. alphas: of the layers, as the step found them.
     """
 
     step: int
@@ -67,6 +69,9 @@ class StepResult:
     save_requested: bool = False
     unreadable: tuple[str, ...] = ()
     skipped: Skipped | None = None
+    flops: float = 0.0
+    grad_norms: Mapping[str, float] = field(default_factory=dict)
+    alphas: tuple[float, ...] = ()
 
 
 def train_step(state: TrainState, inputs: StepInput, *, stop: bool = False, save: bool = False) -> StepResult:
@@ -84,7 +89,9 @@ def train_step(state: TrainState, inputs: StepInput, *, stop: bool = False, save
     totals[_STOP], totals[_SAVE], totals[_ABANDONED] = float(stop), float(save), float(inputs.abandoned)
     absent = [float(name in inputs.unreadable) for name in inputs.sample_ids]
     missing = torch.tensor(absent, dtype=torch.float64, device=state.device)
-    grad_norm = _reduce(state, totals, missing)
+    gauges = torch.tensor([state.gauges.flops(inputs), *[0.0] * len(state.gauges.groups)], dtype=torch.float64)
+    gauges = gauges.to(state.device)
+    grad_norm = _reduce(state, totals, missing, gauges)
     loss_sum, num_loss_tokens, num_text_tokens, num_video_tokens, num_stops, num_saves, num_abandoned = totals.tolist()[
         :_SQUARED_NORM
     ]
@@ -97,6 +104,9 @@ def train_step(state: TrainState, inputs: StepInput, *, stop: bool = False, save
     loss = loss_sum / num_loss_tokens if num_loss_tokens else 0.0 if is_empty else math.nan
     grad_norm /= max(1.0, num_loss_tokens)
     skipped = None if is_empty else _judged(state, inputs, loss, grad_norm)
+    flops, *squares = gauges.tolist()
+    grad_norms = state.gauges.norms(squares, 1 / max(1.0, num_loss_tokens))
+    alphas = state.gauges.alphas()
     reduced = time.perf_counter()
     learning_rate = state.config.optimizer.rate(state.step, state.num_steps)
     if is_empty or skipped:
@@ -120,6 +130,9 @@ def train_step(state: TrainState, inputs: StepInput, *, stop: bool = False, save
         save_requested=num_saves > 0,
         unreadable=unreadable,
         skipped=skipped,
+        flops=flops,
+        grad_norms=grad_norms,
+        alphas=alphas,
     )
 
 
@@ -154,28 +167,38 @@ def _forward_backward(state: TrainState, inputs: StepInput) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _reduce(state: TrainState, totals: torch.Tensor, missing: torch.Tensor) -> float:
-    """Sum totals, `missing` and unsharded gradients over all ranks, in place; returns the norm of the summed loss's
-    gradient."""
-    sharded = [local(p.grad) for p in state.sharded_parameters if p.grad is not None]
-    whole = [p.grad for p in state.whole_parameters if p.grad is not None]
-    totals[_SQUARED_NORM] = _squared_norm(sharded) / state.num_replicas
+def _reduce(state: TrainState, totals: torch.Tensor, missing: torch.Tensor, gauges: torch.Tensor) -> float:
+    """Sum totals, `missing`, `gauges` and unsharded gradients over all ranks, in place; returns the norm of the summed
+    loss's gradient.
+
+    gauges: float64[1 + groups], operations and the squared norm of each group, of which the norms are filled in here.
+    """
+    sharded = [p for p in state.sharded_parameters if p.grad is not None]
+    whole = [p for p in state.whole_parameters if p.grad is not None]
+    squares = _squared_norms([local(p.grad) for p in sharded], state.device)
+    totals[_SQUARED_NORM] = squares.sum() / state.num_replicas
+    gauges[1:] = state.gauges.by_group(sharded, squares) / state.num_replicas
+    grads = [local(p.grad) for p in whole]
     if state.world_size > 1:
-        packed = torch.cat([totals, missing, *(grad.flatten().to(torch.float64) for grad in whole)])
+        packed = torch.cat([totals, missing, *(grad.flatten().to(torch.float64) for grad in grads), gauges])
         dist.all_reduce(packed)
-        pieces = packed.split([totals.numel(), missing.numel(), *(grad.numel() for grad in whole)])
+        sizes = (totals.numel(), missing.numel(), *(grad.numel() for grad in grads), gauges.numel())
+        pieces = packed.split(sizes)
         totals.copy_(pieces[0])
         missing.copy_(pieces[1])
-        for grad, piece in zip(whole, pieces[2:], strict=True):
+        for grad, piece in zip(grads, pieces[2:-1], strict=True):
             grad.copy_(piece.view_as(grad))
-    return math.sqrt(float(totals[_SQUARED_NORM]) + float(_squared_norm(whole)))
+        gauges.copy_(pieces[-1])
+    squares = _squared_norms(grads, state.device)
+    gauges[1:] += state.gauges.by_group(whole, squares)
+    return math.sqrt(float(totals[_SQUARED_NORM]) + float(squares.sum()))
 
 
-def _squared_norm(tensors: list[torch.Tensor]) -> torch.Tensor:
+def _squared_norms(tensors: list[torch.Tensor], device: torch.device) -> torch.Tensor:
+    """float64[number of tensors]"""
     if not tensors:
-        return torch.zeros((), dtype=torch.float64)
-    norms = torch.stack(torch._foreach_norm(tensors)).to(torch.float64)
-    return norms.square().sum()
+        return torch.zeros(0, dtype=torch.float64, device=device)
+    return torch.stack(torch._foreach_norm(tensors)).to(torch.float64).square()
 
 
 @torch.no_grad()

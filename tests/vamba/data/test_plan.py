@@ -32,7 +32,10 @@ def plans(draw: st.DrawFn) -> DataPlan:
     kinds = draw(st.lists(st.sampled_from(["video", "image"]), min_size=len(costs), max_size=len(costs)))
     items = [PlanItem(id=f"s-{i}", media=m, cost_tokens=c) for i, (c, m) in enumerate(zip(costs, kinds, strict=True))]
     config = PlanConfig(
-        tokens_per_pack=budget, packs_per_step=draw(st.integers(1, 5)), window_samples=draw(st.integers(4, 64))
+        tokens_per_pack=budget,
+        samples_per_pack=draw(st.none() | st.integers(1, 4)),
+        packs_per_step=draw(st.integers(1, 5)),
+        window_samples=draw(st.integers(4, 64)),
     )
     return DataPlan(items, config, seed=draw(st.integers(0, 99)))
 
@@ -48,6 +51,7 @@ def test_every_sample_is_used_once_an_epoch_within_the_budget(plan: DataPlan, ep
         assert {plan.items[item].media for item in pack.items} == {media}
         assert pack.cost_tokens == sum(plan.items[item].cost_tokens for item in pack.items)
         assert pack.cost_tokens <= plan.config.tokens_per_pack
+        assert len(pack.items) <= (plan.config.samples_per_pack or len(pack.items))
     assert [pack.index for _, pack in packs] == list(range(len(packs)))
 
 
@@ -105,6 +109,21 @@ def test_realistic_lengths_fill_the_budget_and_balance_the_ranks() -> None:
     plan = DataPlan(items_of(lengths.tolist()), PlanConfig(tokens_per_pack=131_072, packs_per_step=32), seed=0)
     assert plan.fill(0) > 0.99
     assert plan.imbalance(0) < 1.02
+
+
+def test_one_sample_a_pack_makes_a_step_a_batch_of_so_many_samples() -> None:
+    plan = DataPlan(
+        items_of([7, 3, 9, 5, 8, 2, 6]), PlanConfig(tokens_per_pack=100, samples_per_pack=1, packs_per_step=3), seed=0
+    )
+    assert sorted(sum(len(pack.items) for pack in step.packs) for step in plan.steps(0)) == [1, 3, 3]
+
+
+def test_a_limit_that_is_not_set_leaves_the_fingerprint_alone() -> None:
+    """It is the one that runs have recorded which began before the limit existed."""
+    config = PlanConfig(tokens_per_pack=12, packs_per_step=2)
+    plan, limited = (DataPlan(items_of([5, 9]), c, seed=3) for c in (config, replace(config, samples_per_pack=1)))
+    assert plan.fingerprint == "sha256:acdc5511fe9bd82bf3fe81f5afaade38"
+    assert limited.fingerprint != plan.fingerprint
 
 
 def test_another_plan_refuses_the_state_and_says_why() -> None:

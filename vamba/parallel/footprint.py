@@ -1,0 +1,103 @@
+"""Memory of one worker, line by line: counted where it is parameters, estimated where it is activations.
+
+    ShardSizes (counted) + ParallelConfig + PackShape ──> lines, each with what it is ── total
+
+Lines are those that exist together at the worst moment, in the backward pass of one layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from vamba.model.config import ModelConfig
+from vamba.parallel.activation_memory import PackShape, activation_memory
+from vamba.parallel.config import ParallelConfig
+from vamba.parallel.shard_sizes import ShardSizes
+
+_MASTER, _MOMENTS = 4, 8  # bytes of a float32 value, of Adam's two
+_CUDA_RESERVE = 4 << 30  # context, NCCL's buffers, what the allocator loses between blocks: assumed, not measured
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryLine:
+    """One use of memory. of: what was counted, for people."""
+
+    name: str
+    size_bytes: int
+    of: str
+
+
+def footprint(
+    sizes: ShardSizes,
+    model: ModelConfig,
+    config: ParallelConfig,
+    pack: PackShape,
+    *,
+    micro_batches: int,
+    on_gpu: bool,
+    trains_blocks: bool,
+    trains_merger: bool,
+) -> tuple[MemoryLine, ...]:
+    """Every line of a worker's memory. micro_batches: packs that it works on in one step."""
+    compute = 2 if config.compute_dtype == "bfloat16" else 4
+    kept = activation_memory(
+        model, pack, policy=config.activation, compute_bytes=compute,
+        trains_blocks=trains_blocks, trains_merger=trains_merger,
+    )  # fmt: skip
+    rows = f"a pack of {pack.num_video_tokens:,} video and {pack.num_text_tokens:,} text tokens"
+    policy = "the inputs of every layer" if config.activation == "layer" else "of all layers"
+    lines = [
+        MemoryLine(name="master weights", size_bytes=_MASTER * sizes.local, of=f"{sizes.local:,} values, float32"),
+        MemoryLine(
+            name="gradients", size_bytes=_MASTER * sizes.local_trainable, of=f"{sizes.local_trainable:,}, float32"
+        ),
+        MemoryLine(
+            name="optimizer state",
+            size_bytes=_MOMENTS * sizes.local_trainable,
+            of=f"two moments of {sizes.local_trainable:,}, float32",
+        ),
+        *_collective_lines(sizes, config, compute, micro_batches),
+        MemoryLine(name="layer activations", size_bytes=kept.kept_layers, of=f"estimate: {policy}, {rows}"),
+        MemoryLine(name="vision activations", size_bytes=kept.kept_vision, of="estimate: what is trained of the tower"),
+        MemoryLine(name="logits", size_bytes=kept.kept_logits, of=f"estimate: {pack.num_labelled:,} labelled tokens"),
+        MemoryLine(
+            name="working memory", size_bytes=kept.working, of="estimate: the largest block while it is computed"
+        ),
+    ]
+    if on_gpu:
+        lines.append(MemoryLine(name="CUDA and NCCL", size_bytes=_CUDA_RESERVE, of="assumed"))
+    return tuple(line for line in lines if line.size_bytes)
+
+
+def _collective_lines(sizes: ShardSizes, config: ParallelConfig, compute: int, micro_batches: int) -> list[MemoryLine]:
+    """What FSDP holds beside the shards; nothing where nothing is sharded."""
+    if not sizes.units:
+        return []
+    gathered, of = _gathered(sizes, config)
+    largest = max(sizes.units, key=lambda unit: unit.trainable)
+    lines = [
+        MemoryLine(name="gathered units", size_bytes=compute * gathered, of=f"{of}, {config.compute_dtype}"),
+        MemoryLine(
+            name="gradients in flight",
+            size_bytes=(compute + _MASTER) * largest.trainable,
+            of=f"of {largest.name}, as computed and as reduced",
+        ),
+    ]
+    if micro_batches > 1:
+        whole = sum(unit.trainable for unit in sizes.units)
+        of = f"{whole:,} values, float32: {micro_batches} packs a worker are summed before they are reduced"
+        lines.append(MemoryLine(name="gradients, not yet reduced", size_bytes=_MASTER * whole, of=of))
+    return lines
+
+
+def _gathered(sizes: ShardSizes, config: ParallelConfig) -> tuple[int, str]:
+    """Values that are gathered at once: the root, and two neighbours, the second of them on its way."""
+    if not config.reshard_after_forward:
+        return sum(unit.size for unit in sizes.units), "all units"
+    root = next((unit.size for unit in sizes.units if unit.name == "root"), 0)
+    others = [unit for unit in sizes.units if unit.name != "root"]
+    if len(others) < 2:
+        return sum(unit.size for unit in sizes.units), "all units"
+    first, second = max(pairwise(others), key=lambda pair: pair[0].size + pair[1].size)
+    return root + first.size + second.size, f"the root, {first.name} and {second.name}"
