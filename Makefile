@@ -6,11 +6,13 @@
 #            VIDEOS="a.mp4 b.mkv"  videos of your own that `make demo` ingests beside its own
 #            T="tests/vamba -k x"  what `make test-fast` runs
 #            WORKERS=2             how many pytest processes run at once
+#            KILLS=24              how many runs `make faults` kills at moments drawn from a seed
 
 SHELL := /bin/bash
 VENV ?= .venv
 PY := $(VENV)/bin/python
 WORKERS ?= 2
+KILLS ?= 24
 T ?= tests
 export PYTHON TORCH_INDEX DEVICE VENV
 
@@ -19,7 +21,7 @@ QUIET := RAY_USAGE_STATS_ENABLED=0 MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=1
 PYTEST := $(QUIET) OMP_NUM_THREADS=1 $(PY) -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-transformers check format lock clean distclean
+.PHONY: help setup demo test test-fast faults test-transformers check format lock clean distclean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,12 +36,15 @@ demo: setup ## the whole job on this machine: generate, ingest, train, kill, res
 # Both parts run, also when the first one fails.
 test: setup ## every test that needs no GPU
 	@status=0; set -x; \
-	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not ray and not distributed and not gpu" tests || status=$$?; \
-	$(PYTEST) -m "(ray or distributed) and not gpu" tests || status=$$?; \
+	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not ray and not distributed and not gpu and not faults" tests || status=$$?; \
+	$(PYTEST) -m "(ray or distributed) and not gpu and not faults" tests || status=$$?; \
 	{ set +x; } 2>/dev/null; exit $$status
 
 test-fast: setup ## the tests without Ray, gloo processes and long runs
-	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not ray and not distributed and not gpu and not slow" $(T)
+	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not ray and not distributed and not gpu and not slow and not faults" $(T)
+
+faults: setup ## kill, stop, hang and fill up training in every way we know; ends with a table (KILLS=24)
+	VAMBA_TEST_KILLS=$(KILLS) $(PYTEST) tests/faults
 
 test-transformers: setup ## the tests of the transformers class on the oldest and the newest release we allow
 	scripts/transformers_versions.sh

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from jobs.cli.options import AsJson
 from jobs.cli.output import human_bytes, print_json, print_table
+from jobs.cli.run_reference import RunName, run_of
 
 if TYPE_CHECKING:
     from pipelines.training.checkpoint_files import Checkpoint
     from pipelines.training.checkpoints import CheckpointStore
     from pipelines.training.run_directory import RunDirectory
 
-Run = Annotated[str, typer.Argument(help="Name of a run, or its directory.")]
 Step = Annotated[int, typer.Argument(help="Optimizer step of the checkpoint.")]
 
 
-def ls(run: Run, json: AsJson = False) -> None:
+def ls(run: RunName, json: AsJson = False) -> None:
     """List a run's checkpoints, oldest first; files are not read.
 
     \b
@@ -30,7 +29,7 @@ def ls(run: Run, json: AsJson = False) -> None:
     from pipelines.training.checkpoint_files import quarantined
     from pipelines.training.evaluations import read_evaluations
 
-    directory = _run_directory(run)
+    directory = run_of(run)
     store = _store(directory)
     expired = {checkpoint.step for checkpoint in store.expired()}
     best = {checkpoint.step for checkpoint in store.best()}
@@ -56,7 +55,7 @@ def ls(run: Run, json: AsJson = False) -> None:
         print(f"{name}: set aside; events.jsonl says why")
 
 
-def verify(run: Run, json: AsJson = False) -> None:
+def verify(run: RunName, json: AsJson = False) -> None:
     """Read every byte of a run's checkpoints and compare sizes and hashes. Nothing is moved; exit code 1 for damage.
 
     \b
@@ -65,7 +64,7 @@ def verify(run: Run, json: AsJson = False) -> None:
     """
     from pipelines.training.checkpoint_files import Checkpoint, checkpoint_directories, open_checkpoint
 
-    store = _store(_run_directory(run))
+    store = _store(run_of(run))
     rows = []
     for path in checkpoint_directories(store.directory):
         opened = open_checkpoint(path)
@@ -82,7 +81,7 @@ def verify(run: Run, json: AsJson = False) -> None:
 
 
 def gc(
-    run: Run,
+    run: RunName,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
     json: AsJson = False,
 ) -> None:
@@ -99,7 +98,7 @@ def gc(
     from pipelines.training.checkpoint_files import leftovers, quarantined, size_on_disk
     from pipelines.training.run_lock import exclusive
 
-    directory = _run_directory(run)
+    directory = run_of(run)
     store = _store(directory)
     with exclusive(directory, timeout_s=0):
         paths = [*leftovers(store.directory), *quarantined(store.directory)]
@@ -119,7 +118,7 @@ def gc(
 
 
 def pin(
-    run: Run,
+    run: RunName,
     step: Step,
     reason: Annotated[str, typer.Option("--reason", help="Why it must be kept; shown by ls.")],
 ) -> None:
@@ -135,7 +134,7 @@ def pin(
     print(f"step {step} is kept: {reason}")
 
 
-def unpin(run: Run, step: Step) -> None:
+def unpin(run: RunName, step: Step) -> None:
     """Leave a checkpoint to the retention rule again.
 
     \b
@@ -167,16 +166,6 @@ def _row(checkpoint: Checkpoint, expired: set[int], best: set[int], losses: Mapp
     }
 
 
-def _run_directory(run: str) -> RunDirectory:
-    from pipelines.registry.models import find_run
-    from pipelines.training.run_directory import RunDirectory
-
-    path: Path | None = find_run(run)
-    if path is None:
-        raise ValueError(f"There is no run {run!r}. `vamba runs` lists them.")
-    return RunDirectory(path)
-
-
 def _store(directory: RunDirectory) -> CheckpointStore:
     """The run's store, with the retention rule that the run was started with."""
     from functools import partial
@@ -196,7 +185,7 @@ def _store(directory: RunDirectory) -> CheckpointStore:
 
 
 def _checkpoint(run: str, step: int) -> Checkpoint:
-    store = _store(_run_directory(run))
+    store = _store(run_of(run))
     found = {checkpoint.step: checkpoint for checkpoint in store.committed()}
     if step not in found:
         known = ", ".join(map(str, found)) or "none"

@@ -27,8 +27,12 @@ from jobs.cli import (
     promote,
     register,
     report,
+    resume,
     runs,
+    runs_compare,
+    runs_logs,
     runs_profile,
+    runs_stop,
     submit,
     synthesize,
     train,
@@ -49,7 +53,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_RESUMABLE = (ingest.ingest, train.train, evaluate.evaluate)
+_RESUMABLE = (ingest.ingest, train.train, resume.resume, evaluate.evaluate)
 _GLOBAL_FLAGS = ("--debug", "--quiet")
 
 
@@ -92,6 +96,7 @@ _PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 app.command("ingest")(_guarded(ingest.ingest))
 app.command("train")(_guarded(train.train))
+app.command("resume")(_guarded(resume.resume))
 app.command("evaluate")(_guarded(evaluate.evaluate))
 app.command("ask")(_guarded(ask.ask))
 app.command("register")(_guarded(register.register))
@@ -115,9 +120,16 @@ def _group(
 
 _group(
     "runs",
-    "List training runs (the default), or show one.",
+    "List training runs (the default); show, follow, stop, compare or profile them.",
     runs.default,
-    {"ls": runs.ls, "show": runs.show, "profile": runs_profile.profile},
+    {
+        "ls": runs.ls,
+        "show": runs.show,
+        "logs": runs_logs.logs,
+        "stop": runs_stop.stop,
+        "compare": runs_compare.compare,
+        "profile": runs_profile.profile,
+    },
 )
 _group(
     "checkpoints",

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
 from jobs.cli.options import AsJson
 from jobs.cli.output import human_seconds, print_json, print_pairs, print_table
+from jobs.cli.run_reference import RunName, Storage, run_of
+
+if TYPE_CHECKING:
+    from pipelines.training.run_directory import RunDirectory
 
 
 def default(context: typer.Context, json: AsJson = False) -> None:
@@ -22,7 +26,7 @@ def default(context: typer.Context, json: AsJson = False) -> None:
         ls(json=json)
 
 
-def ls(json: AsJson = False) -> None:
+def ls(storage: Storage = None, json: AsJson = False) -> None:
     """List the runs, newest first.
 
     \b
@@ -31,7 +35,8 @@ def ls(json: AsJson = False) -> None:
     """
     from pipelines.storage import vamba_home
 
-    found = [_overview(path.parent) for path in (vamba_home() / "runs").glob("*/run.json")]
+    home = Path(storage).expanduser() if storage else vamba_home()
+    found = [_overview(path.parent) for path in (home / "runs").glob("*/run.json")]
     found.sort(key=lambda run: run["updated"], reverse=True)
     if json:
         print_json(found)
@@ -48,25 +53,23 @@ def ls(json: AsJson = False) -> None:
         for run in found
     ]
     if not rows:
-        print(f"No runs in {vamba_home() / 'runs'}. `vamba train RECIPE --data URI --name RUN` makes one.")
+        print(f"No runs in {home / 'runs'}. `vamba train RECIPE --data URI --name RUN` makes one.")
         return
     print_table(("run", "recipe", "state", "steps", "loss", "attempts"), rows)
 
 
-def show(run: Annotated[str, typer.Argument(help="Name of a run, or its directory.")], json: AsJson = False) -> None:
+def show(run: RunName, storage: Storage = None, json: AsJson = False) -> None:
     """Show one run: its attempts, its losses, its files.
 
     \b
     Example:
       vamba runs show stage2
     """
-    from pipelines.registry.models import find_run, run_lineage
+    from pipelines.registry.models import run_lineage
     from pipelines.training.run_directory import RunDirectory
     from pipelines.training.summary import summarize
 
-    path = find_run(run)
-    if path is None:
-        raise ValueError(f"There is no run {run!r}. `vamba runs` lists them.")
+    path = run_of(run, storage).root
     overview = _overview(path)
     status: Literal["finished", "preempted"] = "finished" if overview["state"] == "finished" else "preempted"
     summary = summarize(RunDirectory(path), status, overview["num_steps"] or overview["step"])
@@ -109,7 +112,7 @@ def _overview(path: Path) -> dict[str, Any]:
     return {
         "name": path.name,
         "recipe": config.get("recipe", ""),
-        "state": "finished" if finished else "unfinished" if started else "not started",
+        "state": _state(directory, finished, bool(started)),
         "step": last.get("step", 0),
         "num_steps": num_steps,
         "loss": last.get("loss"),
@@ -117,3 +120,11 @@ def _overview(path: Path) -> dict[str, Any]:
         "updated": last.get("time", path.stat().st_mtime),
         "directory": str(path),
     }
+
+
+def _state(directory: RunDirectory, finished: bool, started: bool) -> str:
+    from pipelines.training.run_lock import is_trained, running_job
+
+    if running_job(directory) is not None or is_trained(directory):
+        return "running"
+    return "finished" if finished else "unfinished" if started else "not started"

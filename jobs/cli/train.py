@@ -12,6 +12,10 @@ from jobs.cli.options import Address, AsJson, Assignments, ConfigFile, DryRun, r
 from jobs.cli.output import human_seconds, print_config, print_json, print_pairs, print_table
 from jobs.cli.session import SESSION
 
+Here = Annotated[
+    bool, typer.Option("--here", help="Train in this process, without Ray. Under torchrun this is so by itself.")
+]
+
 if TYPE_CHECKING:
     from pipelines.training.config import TrainingConfig
     from pipelines.training.summary import TrainingSummary
@@ -27,6 +31,7 @@ def train(
     address: Address = None,
     config: ConfigFile = None,
     set_: Assignments = None,
+    here: Here = False,
     json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -40,7 +45,6 @@ def train(
       vamba train tiny_instruct --data data/demo --name stage2 --init-from stage1
     """
     from pipelines.training.config import TrainingConfig
-    from pipelines.training.job import run_training
 
     arguments = {"data": data, "name": name, "recipe": recipe, "model": {"init_from": init_from} if init_from else None}
     resolved = resolve_config(TrainingConfig, recipe=recipe, file=config, assignments=set_, arguments=arguments)
@@ -48,9 +52,22 @@ def train(
         print_config(resolved)
         _print_plan(resolved)
         return
-    if address:
-        os.environ["RAY_ADDRESS"] = address
-    summary = run_training(resolved, SESSION.note)
+    train_and_show(resolved, address=address, here=here, json=json)
+
+
+def train_and_show(config: TrainingConfig, *, address: str | None, here: bool, json: bool) -> None:
+    """Train and print what became of it. Raises typer.Exit with 75 when the run was stopped before its end."""
+    from pipelines.training.here import is_under_torchrun, train_here
+    from pipelines.training.job import run_training
+
+    if here or is_under_torchrun():
+        summary = train_here(config, SESSION.note)
+        if summary is None:
+            return
+    else:
+        if address:
+            os.environ["RAY_ADDRESS"] = address
+        summary = run_training(config, SESSION.note)
     if json:
         print_json(summary)
     else:

@@ -79,7 +79,12 @@ class WorkersConfig:
     """The processes that train.
 
     num_workers: ranks. device: "cpu" (gloo) or "cuda" (nccl). threads: compute threads of a rank.
-    max_failures: how often the group is restarted after a worker died. cpus: CPUs that Ray reserves for a rank.
+    min_workers: on a cluster, train with as few where there is no room for num_workers; None waits for all of them.
+    max_failures: how often the group is restarted after a worker died, without a new checkpoint in between.
+    cpus: CPUs that Ray reserves for a rank.
+    hang_timeout_s: without progress for so long, a rank writes down what its threads do and ends, and the group starts
+        again; the first step, saving and evaluation get two to three times as long. 0 never ends one.
+    preemption_grace_s: how long a machine is thought to live after a preemption notice that names no deadline.
     gpu_memory_gb: memory of a GPU, in GiB as its maker counts it (80 for an H100); a run that would need more is
         refused before it starts. None checks nothing.
     peak_tflops: what one rank's device could do at most, in 10^12 operations a second, for the utilisation (MFU); None
@@ -87,12 +92,27 @@ class WorkersConfig:
     """
 
     num_workers: int = 2
+    min_workers: int | None = None
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = 1
     cpus: float = 1.0
     max_failures: int = 8
     gpu_memory_gb: float | None = None
     peak_tflops: float | None = None
+    hang_timeout_s: float = 1800.0
+    preemption_grace_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.hang_timeout_s < 0 or self.preemption_grace_s < 0:
+            raise ValueError(
+                f"workers.hang_timeout_s = {self.hang_timeout_s} and workers.preemption_grace_s = "
+                f"{self.preemption_grace_s}: use 0 or more seconds."
+            )
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
+            raise ValueError(
+                f"workers.min_workers is {self.min_workers}: it must be between 1 and workers.num_workers "
+                f"({self.num_workers})."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +144,8 @@ class TrainingConfig:
 
     name: of the run; the same name continues it. recipe: where the values came from, recorded only.
     data: URI of a dataset that `vamba ingest` wrote. storage: directory that holds `runs/`; None means VAMBA_HOME.
+    mirror: URI below which the run's checkpoints and records are copied while it trains, and from which they come back
+        where the run directory is gone; None copies nothing.
     backends: implementations of scan, convolution and attention by name; "auto" takes the first of a written order that
         runs on the worker's device.
     distill: a teacher to learn from beside the labels; None for none.
@@ -133,6 +155,7 @@ class TrainingConfig:
     data: str
     recipe: str = ""
     storage: str | None = None
+    mirror: str | None = None
     model: ModelSource = field(default_factory=ModelSource)
     backends: Backends = field(default_factory=Backends)
     reader: ReaderConfig = field(default_factory=ReaderConfig)

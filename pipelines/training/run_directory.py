@@ -9,10 +9,13 @@
         profiles/                   traces that `vamba runs profile` asked for
         checkpoints/step_00000040/  see docs/checkpoint-format.md
         model/                      the finished run in release layout
-        control/                    requests to the running job (stop, profile)
+        errors/                     tracebacks of workers that failed, by attempt and rank
+        stacks/                     what every thread was doing in a rank that hung, by attempt and rank
+        control/                    requests to the running job (stop, profile), and why it can't go on (failed)
+        job.lock, lock              held by the job and by its workers: see run_lock.py
         ray/                        scratch space of Ray Train, one folder for every start; never read again
 
-Lines are appended with one write each, so readers see whole lines; a line torn by a kill is skipped by the reader.
+Readers of the .jsonl files see whole lines, whatever wrote them was killed by: see json_lines.py.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ MAY_CHANGE = (
     "backends",
     "checkpoints",
     "data",
+    "mirror",
     "parallel",
     "reader.cache_bytes",
     "reader.decode_workers",
@@ -78,35 +82,45 @@ class RunDirectory:
         self.profile_path = root / "control" / "profile"
         self.profiles = root / "profiles"
         self.machine_path = self.metrics / "machine.jsonl"
+        self.failure_path = root / "control" / "failed"
 
     @property
     def name(self) -> str:
         return self.root.name
 
-    def open(self, config: TrainingConfig, *, data_digest: str) -> None:
-        """Create the run, or check that `config` continues it.
+    def open(self, config: TrainingConfig, *, data_digest: str, model: Mapping[str, Any] | None = None) -> None:
+        """Create the run, or check that `config` continues it. model: what must stay as it is about the model.
 
         Raises RunMismatchError naming every differing field that must not differ (`MAY_CHANGE` lists what may).
         """
         for directory in (self.metrics, self.checkpoints, self.stop_path.parent):
             directory.mkdir(parents=True, exist_ok=True)
-        self.stop_path.unlink(missing_ok=True)
+        for path in self.stop_path.parent.iterdir():
+            path.unlink()
         resolved = dataclasses.asdict(config)
         if self.config_path.exists():
             before = _with_defaults(read_json(self.config_path))
-            self._refuse_changes(before, resolved, data_digest)
-            changed = _differences(before, resolved)
+            self._refuse_changes(before, resolved, data_digest, model)
+            changed = differences(before, resolved)
             if changed:
                 self.append_event("config_changed", fields=changed)
         write_json(self.config_path, resolved)
         self.update_run(name=self.name, config_digest=config_digest(resolved), data_digest=data_digest)
+        if model is not None:
+            self.update_run(model=dict(model))
 
-    def _refuse_changes(self, before: Mapping[str, Any], after: Mapping[str, Any], data_digest: str) -> None:
-        fixed = {key: pair for key, pair in _differences(before, after).items() if not _may_change(key)}
+    def _refuse_changes(
+        self, before: Mapping[str, Any], after: Mapping[str, Any], data_digest: str, model: Mapping[str, Any] | None
+    ) -> None:
+        fixed = {key: pair for key, pair in differences(before, after).items() if not _may_change(key)}
         lines = [f"  {key}: {old!r} -> {new!r}" for key, (old, new) in fixed.items()]
         known = self.read_run().get("data_digest", data_digest)
         if known != data_digest:
             lines.append(f"  data digest: {known} -> {data_digest} (the dataset at {after['data']} is another one)")
+        if model is not None:
+            known_model = self.read_run().get("model", model)
+            changes = differences(known_model, model).items()
+            lines += [f"  model {key}: {old!r} -> {new!r}" for key, (old, new) in changes]
         if lines:
             raise RunMismatchError(
                 f"Run {self.name!r} was started differently and cannot be continued like this:\n"
@@ -129,6 +143,13 @@ class RunDirectory:
 
     def read_events(self) -> list[dict[str, Any]]:
         return list(read_lines(self.events_path))
+
+    def write_failure(self, reason: str) -> None:
+        """Note what no restart of the workers will change."""
+        self.failure_path.write_text(reason)
+
+    def read_failure(self) -> str | None:
+        return self.failure_path.read_text() if self.failure_path.exists() else None
 
     def finished_step(self) -> int | None:
         """The step the run finished at, None while it has not (or has been prolonged since)."""
@@ -225,7 +246,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield prefix + key, list(value) if isinstance(value, tuple) else value
 
 
-def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     old, new = dict(flatten(before)), dict(flatten(after))
     return {key: (old.get(key), new.get(key)) for key in sorted({*old, *new}) if old.get(key) != new.get(key)}
 

@@ -14,11 +14,11 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.shard_ranges import ShardRanges
 from pipelines.training.adapters import merged, select_trained, write_adapters
@@ -26,22 +26,25 @@ from pipelines.training.checkpoints import CheckpointStore
 from pipelines.training.config import TrainingConfig
 from pipelines.training.evaluations import EvaluationData, Evaluator, plan_evaluation, read_evaluations
 from pipelines.training.measures import StepMeasures
-from pipelines.training.profiling import Profiling
-from pipelines.training.ranks import from_first, rank_and_world_size
+from pipelines.training.preemption import PreemptionSaves, ReadNotice, no_notice
+from pipelines.training.rank_run import RankRun
+from pipelines.training.ranks import from_first, gathered, rank_and_world_size
 from pipelines.training.rewind import Rewinder
 from pipelines.training.run_directory import RunDirectory
 from pipelines.training.run_lock import exclusive
+from pipelines.training.run_log import failures_recorded, try_event
 from pipelines.training.teachers import set_distillation, with_teachers
+from pipelines.training.watchdog import Watchdog
 from vamba.data.plan import DataPlan
-from vamba.data.reader_config import ReaderConfig, plan_items
+from vamba.data.reader_config import plan_items
 from vamba.data.sample_table import SampleTable
 
 if TYPE_CHECKING:
+    from vamba.data.encode import SampleEncoder
     from vamba.data.fetch import UnreadableSampleError
     from vamba.model.config import ModelConfig
     from vamba.model.vamba import Vamba
     from vamba.train.state import TrainState
-    from vamba.train.step import StepResult
 
 TINY_TOKENIZER = "assets/tiny_tokenizer"
 
@@ -164,10 +167,24 @@ class RankOutcome:
     attempt: int
 
 
-def train_rank(config: TrainingConfig, directory: RunDirectory) -> RankOutcome:
+def train_rank(config: TrainingConfig, directory: RunDirectory, notices: ReadNotice = no_notice) -> RankOutcome:
     """Train this rank's share of the run, from its newest checkpoint (or the start) to the exported model."""
     import torch
 
+    rank, world_size = rank_and_world_size()
+    torch.set_num_threads(config.workers.threads)
+    with exclusive(directory, rank):
+        attempt = from_first(directory.new_attempt() if rank == 0 else 0)
+        watchdog = Watchdog(
+            directory, attempt=attempt, rank=rank, world_size=world_size, timeout_s=config.workers.hang_timeout_s
+        )
+        with failures_recorded(directory, attempt, rank), watchdog:
+            return _train_attempt(config, directory, attempt, watchdog, notices)
+
+
+def _train_attempt(
+    config: TrainingConfig, directory: RunDirectory, attempt: int, watchdog: Watchdog, notices: ReadNotice
+) -> RankOutcome:
     from vamba.data.encode import SampleEncoder
     from vamba.data.reader import PackReader
     from vamba.data.text import load_tokenizer
@@ -175,134 +192,72 @@ def train_rank(config: TrainingConfig, directory: RunDirectory) -> RankOutcome:
 
     reached = {"entered": time.time()}
     rank, world_size = rank_and_world_size()
-    torch.set_num_threads(config.workers.threads)
-    with exclusive(directory, rank):
-        attempt = from_first(directory.new_attempt() if rank == 0 else 0)
-        unreadable = from_first(_known_unreadable(directory) if rank == 0 else set())
-        data = open_training_data(config)
-        reached["data_open"] = time.time()
-        state = build_state(config, data)
-        reached["built"] = time.time()
-        store = CheckpointStore(
-            directory.checkpoints, retention=config.checkpoints, notify=directory.append_event,
-            evaluations=partial(read_evaluations, directory),
-        )  # fmt: skip
-        store.restore(state)
-        backends = state.model.ops.names.to_dict()
-        if rank == 0:
-            directory.update_run(backends=backends)
-        directory.append_event(
-            "attempt_started",
-            attempt=attempt, rank=rank, pid=os.getpid(), host=socket.gethostname(), world_size=world_size,
-            backends=backends, resumed_from_step=state.step, num_steps=state.num_steps, reached=reached,
-        )  # fmt: skip
-        tokenizer = load_tokenizer(tokenizer_directory(config))
-        encode = SampleEncoder(tokenizer, config.reader, device=config.workers.device)
-        taught = encode if config.distill is None else with_teachers(encode, config.distill, data.rows, directory, rank)
+    unreadable = from_first(_known_unreadable(directory) if rank == 0 else set())
+    data = open_training_data(config)
+    reached["data_open"] = time.time()
+    state = build_state(config, data)
+    reached["built"] = time.time()
+    saves = PreemptionSaves(notices, grace_s=config.workers.preemption_grace_s)
+    store = CheckpointStore(
+        directory.checkpoints, retention=config.checkpoints, notify=partial(_note_checkpoint, directory, saves),
+        evaluations=partial(read_evaluations, directory),
+    )  # fmt: skip
+    store.restore(state)
+    backends = state.model.ops.names.to_dict()
+    if rank == 0:
+        directory.update_run(backends=backends)
+    directory.append_event(
+        "attempt_started",
+        attempt=attempt, rank=rank, pid=os.getpid(), host=socket.gethostname(), world_size=world_size,
+        backends=backends, resumed_from_step=state.step, num_steps=state.num_steps, reached=reached,
+    )  # fmt: skip
+    tokenizer = load_tokenizer(tokenizer_directory(config))
+    encode = SampleEncoder(tokenizer, config.reader, device=config.workers.device)
+    taught = encode if config.distill is None else with_teachers(encode, config.distill, data.rows, directory, rank)
+    labels = {key: directory.read_run().get(key) for key in ("config_digest", "data_digest")}
+    labels["backends"] = backends
+    rebuild = partial(build_state, config, data)
+    rewinder = Rewinder(store, data.plan, rebuild=rebuild, notify=directory.append_event)
+    run = RankRun(
+        directory, store, config.reader, attempt=attempt, rank=rank, labels=labels, unreadable=unreadable,
+        rewinder=rewinder, evaluator=_evaluator(config, data, directory, encode), watchdog=watchdog, saves=saves,
+        step=state.step, measures=StepMeasures(config, world_size),
+    )  # fmt: skip
+    finished = False
+    if not any(gathered(run.stop_requested())):
         reader = PackReader(
             data.plan, data.rows, data.read_range, taught,
             state=state.reader_state, rank=rank, world_size=world_size, config=config.reader,
             unreadable=unreadable, on_unreadable=partial(_record_unreadable, directory, rank),
-        )  # fmt: skip
-        labels = {key: directory.read_run().get(key) for key in ("config_digest", "data_digest")}
-        labels["backends"] = backends
-        rebuild = partial(build_state, config, data)
-        rewinder = Rewinder(store, data.plan, rebuild=rebuild, notify=directory.append_event)
-        evaluator = None
-        if data.evaluation is not None:
-            evaluator = Evaluator(
-                data.evaluation, directory, read_range=data.read_range, encode=encode, reader=config.reader,
-                rank=rank, world_size=world_size,
-            )  # fmt: skip
-        run = RankRun(
-            directory, store, config.reader, attempt=attempt, rank=rank, labels=labels, unreadable=unreadable,
-            rewinder=rewinder, evaluator=evaluator, measures=StepMeasures(config, world_size),
+            interrupted=run.interrupted,
         )  # fmt: skip
         with reader, run:
             finished = fit(state, reader, run)
-        if finished:
+    if finished:
+        with watchdog.phase("export"):
             export_model(state, config, directory, rank)
-        if rank == 0:
-            directory.append_event("finished" if finished else "stopped", attempt=attempt, step=state.step)
+    if rank == 0:
+        directory.append_event("finished" if finished else "stopped", attempt=attempt, step=state.step)
     return RankOutcome(finished=finished, step=state.step, attempt=attempt)
 
 
-class RankRun:
-    """The loop's `Run`: metrics of rank 0 to a file, checkpoints to the store, stop requests from the run directory."""
+def _evaluator(
+    config: TrainingConfig, data: TrainingData, directory: RunDirectory, encode: SampleEncoder
+) -> Evaluator | None:
+    """Without teachers, whatever training learns from; None where the run evaluates nothing."""
+    if data.evaluation is None:
+        return None
+    rank, world_size = rank_and_world_size()
+    return Evaluator(
+        data.evaluation, directory, read_range=data.read_range, encode=encode, reader=config.reader,
+        rank=rank, world_size=world_size,
+    )  # fmt: skip
 
-    def __init__(
-        self,
-        directory: RunDirectory,
-        store: CheckpointStore,
-        reader: ReaderConfig,
-        *,
-        attempt: int,
-        rank: int,
-        labels: dict[str, Any],
-        unreadable: Collection[str],
-        rewinder: Rewinder,
-        evaluator: Evaluator | None,
-        measures: StepMeasures,
-    ) -> None:
-        """unreadable: ids of samples that earlier attempts could not read."""
-        self._rewinder, self._evaluator = rewinder, evaluator
-        self._measures, self._step = measures, 0
-        self._profiling = Profiling(directory, on_gpu=measures.on_gpu) if rank == 0 else None
-        self._directory, self._store, self._labels = directory, store, labels
-        self._max_unreadable, self._unreadable = reader.max_unreadable_samples, set(unreadable)
-        self._metrics: IO[str] | None = directory.metrics_path(attempt).open("a") if rank == 0 else None
 
-    def __enter__(self) -> RankRun:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._profiling is not None:
-            self._profiling.close(self._step)
-        if self._metrics is not None:
-            self._metrics.close()
-
-    def stop_requested(self) -> bool:
-        return self._directory.stop_path.exists()
-
-    def report(self, result: StepResult) -> None:
-        if self._metrics is not None:
-            self._write(self._metrics, result)
-            if result.skipped is not None:
-                self._directory.append_event(
-                    "step_skipped", step=result.step, reason=result.skipped, loss=result.loss,
-                    grad_norm=result.grad_norm, sample_ids=result.sample_ids,
-                )  # fmt: skip
-        if self._profiling is not None:
-            self._step = result.step
-            self._profiling.after_step(result.step)
-        self._unreadable.update(result.unreadable)
-        if len(self._unreadable) > self._max_unreadable:
-            raise ValueError(
-                f"{len(self._unreadable)} samples can't be read, and reader.max_unreadable_samples allows "
-                f"{self._max_unreadable}: {', '.join(sorted(self._unreadable)[:8])}. Where each is and why stands in "
-                f"{self._directory.events_path}. Restore the shards (`vamba data verify` finds them), or allow more."
-            )
-
-    def _write(self, file: IO[str], result: StepResult) -> None:
-        record = asdict(result)
-        del record["stop_requested"]
-        record["seconds"] = {phase: round(seconds, 6) for phase, seconds in result.seconds.items()}
-        record |= self._measures.of(result)
-        file.write(json.dumps({**record, "time": round(time.time(), 3)}) + "\n")
-        file.flush()
-
-    def save(self, state: TrainState, *, durable: bool) -> None:
-        held_s = self._store.save(state, self._labels)
-        if durable:
-            self._store.wait()
-        elif self._metrics is not None:
-            self._directory.append_event("checkpoint_begun", step=state.step, held_s=round(held_s, 5))
-
-    def rewind(self, state: TrainState) -> None:
-        self._rewinder.rewind(state, partial(self.save, durable=True))
-
-    def evaluate(self, state: TrainState) -> bool:
-        return self._evaluator is None or self._evaluator.evaluate(state, self.stop_requested)
+def _note_checkpoint(directory: RunDirectory, saves: PreemptionSaves, event: str, **values: Any) -> None:
+    if event == "checkpoint_committed":
+        saves.save_took(values["seconds"])
+    try_event(directory, event, **values)
 
 
 def _known_unreadable(directory: RunDirectory) -> set[str]:

@@ -39,11 +39,11 @@ def troubled_losses() -> Iterator[None]:
     train_step = loop.train_step
     is_last = not dist.is_initialized() or dist.get_rank() == dist.get_world_size() - 1
 
-    def troubled(state: Any, inputs: Any, *, stop: bool = False) -> Any:
+    def troubled(state: Any, inputs: Any, *, stop: bool = False, save: bool = False) -> Any:
         plain, factor = state.model.loss, TROUBLE.get(state.step + 1, 1.0) if is_last else 1.0
         state.model.loss = lambda batch: (plain(batch)[0] * factor, batch.num_loss_tokens)
         try:
-            return train_step(state, inputs, stop=stop)
+            return train_step(state, inputs, stop=stop, save=save)
         finally:
             state.model.loss = plain
 

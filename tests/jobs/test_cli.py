@@ -14,7 +14,19 @@ from jobs.cli.errors import exit_code_of
 from jobs.cli.main import app
 from tests.pipelines.evaluation.needle_data import make_sample, write_dataset, write_model
 
-VERBS = ("ingest", "train", "evaluate", "ask", "register", "promote", "synthesize", "report", "doctor", "submit")
+VERBS = (
+    "ingest",
+    "train",
+    "resume",
+    "evaluate",
+    "ask",
+    "register",
+    "promote",
+    "synthesize",
+    "report",
+    "doctor",
+    "submit",
+)
 
 
 def vamba(*words: object) -> Result:
@@ -44,6 +56,9 @@ def test_every_verb_has_help_with_an_example(verb: str) -> None:
     [
         ("runs", "ls"),
         ("runs", "show"),
+        ("runs", "logs"),
+        ("runs", "compare"),
+        ("resume",),
         ("models", "ls"),
         ("models", "show"),
         ("data", "stats"),

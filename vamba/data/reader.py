@@ -32,6 +32,8 @@ from vamba.data.reader_config import ReaderConfig
 from vamba.data.sample_cache import SampleCache
 from vamba.data.sample_table import Placed
 
+INTERRUPTIBLE_EVERY_S = 1.0
+
 OnUnreadable = Callable[[UnreadableSampleError, int], None]
 """(error, number of the step that goes without the sample), called on a thread of the reader."""
 
@@ -53,7 +55,8 @@ class StepInput:
     """What one rank does in one optimizer step.
 
     sample_ids: of the whole global batch, all ranks, in plan order. epoch: which pass over the data this is.
-    unreadable: ids that this rank had to leave out.
+    unreadable: ids that this rank had to leave out. abandoned: the samples did not come in time, placeholders stand in
+    their place, and the step must change nothing.
     """
 
     micro_batches: tuple[MicroBatch, ...]
@@ -61,6 +64,7 @@ class StepInput:
     epoch: int
     media: str
     unreadable: tuple[str, ...] = ()
+    abandoned: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,10 +110,12 @@ class PackReader:
         config: ReaderConfig = ReaderConfig(),  # noqa: B008  (frozen)
         unreadable: Collection[str] = (),
         on_unreadable: OnUnreadable | None = None,
+        interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         """Raises ValueError when `state` is of another plan.
 
-        rows: the plan's items, in the same order. unreadable: ids that the run has already found so.
+        rows: the plan's items, in the same order. unreadable: ids that the run has already found so. interrupted: asked
+        every second while a step is waited for; True has an abandoned step come at once, and the real one next time.
         """
         plan.step_at(state)
         assert len(rows) == len(plan.items)
@@ -129,7 +135,8 @@ class PackReader:
             max_read_bytes=config.max_read_bytes,
             retry_for_s=config.retry_reads_for_s,
         )
-        self._state, self._wait_s = state, 0.0
+        self._state, self._next, self._wait_s = state, state, 0.0
+        self._interrupted = interrupted
         self._ready: queue.SimpleQueue[tuple[StepInput, _Step] | BaseException] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._pump, name="pack-reader", daemon=True) if threaded else None
         if self._thread is not None:
@@ -149,14 +156,17 @@ class PackReader:
         started = time.perf_counter()
         if self._thread is None:
             self._prepare_one()
-        ready = self._ready.get()
+        ready = self._await_ready()
         self._wait_s += time.perf_counter() - started
+        if ready is None:
+            return self._abandoned(), self._next
         if isinstance(ready, BaseException):
             self._ready.put(ready)
             raise ready
         inputs, step = ready
         self._window.leave(step.pixel_bytes)
-        return inputs, self._plan.advance(step.before)
+        self._next = self._plan.advance(step.before)
+        return inputs, self._next
 
     @property
     def stats(self) -> ReaderStats:
@@ -176,6 +186,28 @@ class PackReader:
             self._thread.join()
         for pool in (self._readers, self._decoders):
             pool.shutdown()
+
+    def _await_ready(self) -> tuple[StepInput, _Step] | BaseException | None:
+        """The next step, or None when its wait was interrupted."""
+        while True:
+            try:
+                return self._ready.get(timeout=INTERRUPTIBLE_EVERY_S)
+            except queue.Empty:
+                if self._interrupted():
+                    return None
+
+    def _abandoned(self) -> StepInput:
+        """What keeps the other ranks' collective operations going where this rank has no samples to train on."""
+        planned, processing = self._plan.step_at(self._next), self._encode.processing
+        packs = planned.share(self._rank, self._world_size)
+        empty = collate([self._encode.placeholder()], merge_size=processing.merge_size, processing=processing)
+        return StepInput(
+            micro_batches=tuple(MicroBatch(batch=empty, pack_index=pack.index, counts=False) for pack, _ in packs),
+            sample_ids=tuple(self._rows[item].id for pack in planned.packs for item in pack.items),
+            epoch=self._next.epoch,
+            media=planned.media,
+            abandoned=True,
+        )
 
     def _pump(self) -> None:
         """Keep the window full and hand over its first step when that is complete."""

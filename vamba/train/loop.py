@@ -10,14 +10,17 @@ from typing import Protocol
 from vamba.data.plan import PlanState
 from vamba.data.reader import StepInput
 from vamba.train.state import TrainState
-from vamba.train.step import StepResult, train_step
+from vamba.train.step import StepAbandonedError, StepResult, train_step
 
 
 class Run(Protocol):
     """What a launcher gives the loop. All but the first two are called on all ranks at the same step."""
 
     def stop_requested(self) -> bool:
-        """Whether this rank has been asked to stop; asked once before every step, and by `evaluate` once a round."""
+        """Whether this rank has been asked to stop; asked before every step, and by `evaluate` once a round."""
+
+    def save_requested(self) -> bool:
+        """Whether this rank has been asked to save after the step that begins now."""
 
     def report(self, result: StepResult) -> None:
         """Record a finished step."""
@@ -41,18 +44,27 @@ def fit(state: TrainState, batches: Iterator[tuple[StepInput, PlanState]], run: 
     """
     if not _evaluated(state, run):
         return False
+    held_back: tuple[StepInput, PlanState] | None = None
     while state.step < state.num_steps:
         waiting = time.perf_counter()
-        inputs, reader_state = next(batches)
+        inputs, reader_state = held_back or next(batches)
         waited_s = time.perf_counter() - waiting
-        result = train_step(state, inputs, stop=run.stop_requested())
+        try:
+            result = train_step(state, inputs, stop=run.stop_requested(), save=run.save_requested())
+        except StepAbandonedError as abandoned:
+            run.save(state, durable=abandoned.stop)
+            if abandoned.stop:
+                return False
+            held_back = None if inputs.abandoned else (inputs, reader_state)
+            continue
+        held_back = None
         state.advance(reader_state)
         run.report(replace(result, seconds={"data": waited_s, **result.seconds}))
         if state.guard.due is not None:
             run.rewind(state)
         finished = state.step == state.num_steps
         is_last = finished or result.stop_requested
-        if is_last or state.step % state.config.checkpoint_every_steps == 0:
+        if is_last or result.save_requested or state.step % state.config.checkpoint_every_steps == 0:
             run.save(state, durable=is_last)
         if result.stop_requested and not finished:
             return False

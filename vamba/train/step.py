@@ -28,6 +28,14 @@ from vamba.train.seeds import seed_for
 from vamba.train.state import TrainState
 
 
+class StepAbandonedError(Exception):
+    """Some rank had no data and was asked to save or stop; no rank has changed its state. stop: to stop."""
+
+    def __init__(self, *, stop: bool) -> None:
+        super().__init__("The step was abandoned.")
+        self.stop = stop
+
+
 class NonFiniteError(RuntimeError):
     """Loss or gradient of a step is not a finite number, and guards are off; the parameters were not touched."""
 
@@ -40,6 +48,7 @@ class StepResult:
     grad_norm: global 2-norm of the mean loss's gradient before clipping. num_*_tokens: over all ranks.
     seconds: of this rank, by phase. sample_ids: of the global batch. unreadable: those of them that some rank could not
     read; they had no part in the step, and a step without any other sample changes no parameter.
+    stop_requested, save_requested: some rank was asked to stop, or to save.
     stop_requested: some rank was asked to stop. skipped: why the guard kept the step from changing parameters; None if
     it did not. loss or grad_norm of a step skipped as "non_finite" is infinite or NaN.
     flops: operations of the model's matrix products, forward and backward, over all ranks; 0 where unknown.
@@ -57,6 +66,7 @@ class StepResult:
     seconds: Mapping[str, float]
     sample_ids: tuple[str, ...]
     stop_requested: bool
+    save_requested: bool = False
     unreadable: tuple[str, ...] = ()
     skipped: Skipped | None = None
     flops: float = 0.0
@@ -64,23 +74,30 @@ class StepResult:
     alphas: tuple[float, ...] = ()
 
 
-def train_step(state: TrainState, inputs: StepInput, *, stop: bool = False) -> StepResult:
-    """Train on one global batch. `stop` tells the other ranks that this one was asked to stop.
+def train_step(state: TrainState, inputs: StepInput, *, stop: bool = False, save: bool = False) -> StepResult:
+    """Train on one global batch. `stop` and `save` tell the other ranks that this one was asked to stop, or to save.
 
     A step that the guard skips changes neither parameters nor optimizer state, and `state.guard.due` says whether the
-    run must go back. With guards off, raises NonFiniteError before any parameter changes when loss or gradient is not
-    finite.
+    run must go back.
+
+    Raises, before any parameter changes: with guards off, NonFiniteError when loss or gradient is not finite;
+    StepAbandonedError, on all ranks, when `inputs` of one are abandoned.
     """
     started = time.perf_counter()
     totals = _forward_backward(state, inputs)
     computed = time.perf_counter()
-    totals[_STOP] = float(stop)
+    totals[_STOP], totals[_SAVE], totals[_ABANDONED] = float(stop), float(save), float(inputs.abandoned)
     absent = [float(name in inputs.unreadable) for name in inputs.sample_ids]
     missing = torch.tensor(absent, dtype=torch.float64, device=state.device)
     gauges = torch.tensor([state.gauges.flops(inputs), *[0.0] * len(state.gauges.groups)], dtype=torch.float64)
     gauges = gauges.to(state.device)
     grad_norm = _reduce(state, totals, missing, gauges)
-    loss_sum, num_loss_tokens, num_text_tokens, num_video_tokens, num_stops = totals.tolist()[:_SQUARED_NORM]
+    loss_sum, num_loss_tokens, num_text_tokens, num_video_tokens, num_stops, num_saves, num_abandoned = totals.tolist()[
+        :_SQUARED_NORM
+    ]
+    if num_abandoned:
+        state.optimizer.drop_gradients()
+        raise StepAbandonedError(stop=num_stops > 0)
     unreadable = tuple(name for name, absent in zip(inputs.sample_ids, missing.tolist(), strict=True) if absent)
     is_empty = len(unreadable) == len(inputs.sample_ids)
     # A mean over no tokens is none, unless there was nothing to take it of.
@@ -110,6 +127,7 @@ def train_step(state: TrainState, inputs: StepInput, *, stop: bool = False) -> S
         seconds={"compute": computed - started, "reduce": reduced - computed, "update": updated - reduced},
         sample_ids=inputs.sample_ids,
         stop_requested=num_stops > 0,
+        save_requested=num_saves > 0,
         unreadable=unreadable,
         skipped=skipped,
         flops=flops,
@@ -129,12 +147,12 @@ def _judged(state: TrainState, inputs: StepInput, loss: float, grad_norm: float)
     return skipped
 
 
-_LOSS, _LOSS_TOKENS, _TEXT_TOKENS, _VIDEO_TOKENS, _STOP, _SQUARED_NORM = range(6)
+_LOSS, _LOSS_TOKENS, _TEXT_TOKENS, _VIDEO_TOKENS, _STOP, _SAVE, _ABANDONED, _SQUARED_NORM = range(8)
 
 
 def _forward_backward(state: TrainState, inputs: StepInput) -> torch.Tensor:
-    """Accumulate gradients of the summed loss; returns this rank's totals, float64[6], norm and stop not filled in."""
-    totals = torch.zeros(6, dtype=torch.float64, device=state.device)
+    """Accumulate gradients of the summed loss; returns this rank's totals, float64[8], only tokens and loss."""
+    totals = torch.zeros(8, dtype=torch.float64, device=state.device)
     for number, micro in enumerate(inputs.micro_batches, start=1):
         set_gradient_sync(state.model, number == len(inputs.micro_batches))
         torch.manual_seed(seed_for(state.config.seed, inputs.epoch, micro.pack_index, "forward"))

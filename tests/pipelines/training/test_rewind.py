@@ -136,6 +136,9 @@ class KillableRun:
 
         return call
 
+    def save_requested(self) -> bool:
+        return False
+
     def stop_requested(self) -> bool:
         self._moment()
         return self.state.step + 1 == self.stop_at

@@ -175,11 +175,15 @@ def test_without_guards_a_non_finite_loss_ends_the_run() -> None:
 
 
 class RecordingRun:
-    def __init__(self, stop_before_step: int | None = None) -> None:
+    def __init__(self, stop_before_step: int | None = None, save_with_step: int | None = None) -> None:
+        self.save_with_step = save_with_step
         self.log: list[tuple[str, int]] = []
         self.stop_before_step = stop_before_step
         self.stop_in_evaluation = False
         self.asked = 0
+
+    def save_requested(self) -> bool:
+        return self.asked == self.save_with_step
 
     def stop_requested(self) -> bool:
         self.asked += 1
@@ -211,6 +215,35 @@ def test_fit_reports_before_it_saves_and_saves_at_the_end() -> None:
     run = RecordingRun()
     assert fit(state_of(Classifier(), num_steps=4), endless(), run)
     assert run.log == [("report", 1), ("report", 2), ("report", 3), ("save", 3), ("report", 4), ("save durably", 4)]
+
+
+def test_fit_saves_after_the_step_before_which_it_was_asked_to() -> None:
+    run = RecordingRun(save_with_step=2)
+    assert fit(state_of(Classifier(), num_steps=4), endless(), run)
+    assert [entry for entry in run.log if "save" in entry[0]] == [("save", 2), ("save", 3), ("save durably", 4)]
+
+
+def without_data_at(step: int) -> Iterator[tuple[StepInput, PlanState]]:
+    for inputs, state in endless():
+        if state.step == step:
+            yield replace(inputs, abandoned=True), replace(START, step=step - 1)
+        yield inputs, state
+
+
+def test_a_step_abandoned_to_save_is_trained_when_its_data_come() -> None:
+    undisturbed, abandoning = state_of(Classifier(), num_steps=4), state_of(Classifier(), num_steps=4)
+    fit(undisturbed, endless(), RecordingRun())
+    run = RecordingRun()
+    assert fit(abandoning, without_data_at(3), run)
+    assert run.log == [("report", 1), ("report", 2), ("save", 2), ("report", 3), ("save", 3), ("report", 4),
+                       ("save durably", 4)]  # fmt: skip
+    assert all(p.equal(q) for p, q in zip(undisturbed.model.parameters(), abandoning.model.parameters(), strict=True))
+
+
+def test_a_step_abandoned_to_stop_saves_and_stops() -> None:
+    run = RecordingRun(stop_before_step=3)
+    assert not fit(state_of(Classifier(), num_steps=9), without_data_at(3), run)
+    assert run.log == [("report", 1), ("report", 2), ("save durably", 2)]
 
 
 def test_fit_saves_and_returns_when_asked_to_stop() -> None:

@@ -1,0 +1,57 @@
+"""`vamba resume`: continue a run by its name alone, with the configuration that it was started with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jobs.cli.options import Address, AsJson, Assignments, DryRun
+from jobs.cli.output import print_config
+from jobs.cli.run_reference import RunName, Storage, run_of
+from jobs.cli.train import Here, train_and_show
+
+if TYPE_CHECKING:
+    from pipelines.training.config import TrainingConfig
+    from pipelines.training.run_directory import RunDirectory
+
+
+def resume(
+    run: RunName,
+    set_: Assignments = None,
+    storage: Storage = None,
+    address: Address = None,
+    here: Here = False,
+    json: AsJson = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Continue a run from its newest checkpoint, at the exact next sample.
+
+    Takes the configuration from the run itself. --set changes what may change on the way (workers, how often to
+    save, more steps, …); anything else is refused with the fields that differ, and so are a model or data that are no
+    longer those of the start. A finished run says so.
+
+    \b
+    Example:
+      vamba resume stage2 --set workers.num_workers=4
+    """
+    config = stored_config(run_of(run, storage), set_ or [])
+    if dry_run:
+        print_config(config)
+        return
+    train_and_show(config, address=address, here=here, json=json)
+
+
+def stored_config(directory: RunDirectory, assignments: list[str]) -> TrainingConfig:
+    """The run's own configuration with `--set` laid over it. Raises ConfigError, or ValueError for a broken run."""
+    from jobs.config import Layer, resolve, set_layer
+    from pipelines.training.config import TrainingConfig
+    from pipelines.training.run_directory import read_json
+
+    if not directory.config_path.is_file():
+        raise ValueError(f"{directory.root} has no config.json: it was never started. Use `vamba train`.")
+    tree = read_json(directory.config_path)
+    # Where it lies now, which is where it was trained unless somebody has moved it.
+    tree["storage"] = str(directory.root.parent.parent)
+    layers = [Layer(name=str(directory.config_path), tree=tree)]
+    if assignments:
+        layers.append(set_layer(assignments))
+    return resolve(TrainingConfig, layers)
