@@ -97,10 +97,10 @@ class WorkersConfig:
     threads: int = 1
     cpus: float = 1.0
     max_failures: int = 8
-    gpu_memory_gb: float | None = None
-    peak_tflops: float | None = None
     hang_timeout_s: float = 1800.0
     preemption_grace_s: float = 30.0
+    gpu_memory_gb: float | None = None
+    peak_tflops: float | None = None
 
     def __post_init__(self) -> None:
         if self.hang_timeout_s < 0 or self.preemption_grace_s < 0:

@@ -12,13 +12,14 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from pipelines.training.config import TrainingConfig
 from pipelines.training.job import run_training
 from pipelines.training.progress import Progress
-from pipelines.training.ranks import from_first, rank_and_world_size
+from pipelines.training.ranks import from_first
 from pipelines.training.run_directory import RunDirectory
 from pipelines.training.session import train_rank
 from pipelines.training.stop import Notice, stopping_on_signals
@@ -34,40 +35,43 @@ def train_here(config: TrainingConfig, notice: Notice = print) -> TrainingSummar
 
     Raises what run_training raises, and what training itself does.
     """
-    with _process_group(config.workers.device):
-        rank, _ = rank_and_world_size()
-        if rank == 0:
-            return _lead(config, notice)
-        _follow()
-        return None
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    config = replace(config, workers=replace(config.workers, num_workers=world_size, min_workers=None))
+    if int(os.environ.get("RANK", "0")) == 0:
+        return _lead(config, notice)
+    with _process_group(config):
+        order = from_first(None)
+        if order is not None:
+            resolved, root = order
+            directory = RunDirectory(Path(root))
+            with stopping_on_signals(directory, lambda text: None):
+                train_rank(resolved, directory)
+    return None
 
 
 def _lead(config: TrainingConfig, notice: Notice) -> TrainingSummary:
-    told = False
+    num_others = config.workers.num_workers - 1
+    launcher = "without Ray" + (f", with {num_others} more" if num_others else "")
+    # The group begins when there is something to tell it: a plan is counted before, in a group of its own.
+    with ExitStack() as group:
+        told = False
 
-    def launch(config: TrainingConfig, directory: RunDirectory, progress: Progress, notice: Notice) -> None:
-        nonlocal told
-        told = True
-        from_first((config, str(directory.root)))
-        with _shown(progress), stopping_on_signals(directory, notice):
-            train_rank(config, directory)
+        def tell(order: tuple[TrainingConfig, str] | None) -> None:
+            nonlocal told
+            told = True
+            group.enter_context(_process_group(config))
+            from_first(order)
 
-    world_size = rank_and_world_size()[1]
-    launcher = "without Ray" + (f", with {world_size - 1} more" if world_size > 1 else "")
-    try:
-        return run_training(config, notice, launch, launcher=launcher)
-    finally:
-        if not told:
-            from_first(None)
+        def launch(config: TrainingConfig, directory: RunDirectory, progress: Progress, notice: Notice) -> None:
+            tell((config, str(directory.root)))
+            with _shown(progress), stopping_on_signals(directory, notice):
+                train_rank(config, directory)
 
-
-def _follow() -> None:
-    order = from_first(None)
-    if order is not None:
-        config, root = order
-        directory = RunDirectory(Path(root))
-        with stopping_on_signals(directory, lambda text: None):
-            train_rank(config, directory)
+        try:
+            return run_training(config, notice, launch, launcher=launcher)
+        finally:
+            if not told:
+                tell(None)
 
 
 @contextmanager
@@ -89,17 +93,18 @@ def _shown(progress: Progress) -> Iterator[None]:
 
 
 @contextmanager
-def _process_group(device: str) -> Iterator[None]:
+def _process_group(config: TrainingConfig) -> Iterator[None]:
     """The group that torchrun describes in the environment; none for a process on its own."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if config.workers.num_workers == 1:
         yield
         return
     import torch
     import torch.distributed as dist
 
-    if device == "cuda":
+    on_gpu = config.workers.device == "cuda"
+    if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    dist.init_process_group("nccl" if on_gpu else "gloo")
     try:
         yield
     finally:

@@ -16,19 +16,19 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from pipelines.training.config import TrainingConfig
 from pipelines.training.mirror import bring_back, mirrored
-from pipelines.training.model_facts import model_facts
 from pipelines.training.preflight import Preflight, announce, preflight
 from pipelines.training.progress import Progress
 from pipelines.training.ray_launch import train_on_ray
-from pipelines.training.run_directory import RunDirectory, run_directory
+from pipelines.training.run_directory import RunDirectory, flatten, run_directory
 from pipelines.training.run_lock import only_job
 from pipelines.training.run_log import kept_notice, try_event
-from pipelines.training.session import open_training_data
+from pipelines.training.session import model_config, open_training_data
 from pipelines.training.start_model import StartModel, find_start, pin_start
 from pipelines.training.stop import Notice
 from pipelines.training.summary import TrainingSummary, summarize
@@ -49,7 +49,8 @@ def run_training(
     """
     directory = run_directory(config.storage, config.name)
     with only_job(directory):
-        return _train(_with_absolute_data(config), directory, notice, launch, launcher)
+        # The data's place is recorded so that the run can be continued from any working directory.
+        return _train(replace(config, data=_absolute(config.data)), directory, notice, launch, launcher)
 
 
 def _train(
@@ -62,23 +63,23 @@ def _train(
         bring_back(config.mirror, directory, notice)
     start = find_start(config, directory)
     is_new = not directory.attempts()
-    resolved = _resolved(config, start)
     if is_new:
-        announce(preflight(resolved, data), notice)
-    directory.open(config, data_digest=data.digest, model=model_facts(resolved))
+        announce(preflight(_resolved(config, start), data), notice)
+    directory.open(config, data_digest=data.digest, model=_architecture(_resolved(config, start)))
     if directory.finished_step() == data.num_steps and directory.model.exists():
         notice(f"Run {config.name!r} finished at step {data.num_steps}; its model is {directory.model}.")
         send_the_rest(config, directory, notice)
         return summarize(directory, "already_finished", data.num_steps)
     if start is not None:
-        resolved = _resolved(config, pin_start(start, directory))
+        start = pin_start(start, directory)
+    resolved = _resolved(config, start)
     if config.workers.gpu_memory_gb is not None and not is_new:
         preflight(resolved, data).require_fit()
-    directory.update_run(init_from=config.model.init_from, **source_version())
     directory.append_event(
-        "job_started", pid=os.getpid(), process_started=psutil.Process().create_time(), host=socket.gethostname(),
-        launcher=launcher,
+        "job_started", pid=os.getpid(), host=socket.gethostname(), launcher=launcher,
+        process_started=psutil.Process().create_time(),
     )  # fmt: skip
+    directory.update_run(init_from=config.model.init_from, **source_version())
     tracker = Tracker(config, directory, notice)
     status = "failed"
     try:
@@ -89,11 +90,6 @@ def _train(
         tracker.close(status)
         try_event(directory, "job_ended", status=status)
     return summarize(directory, "finished" if status == "finished" else "preempted", data.num_steps)
-
-
-def _with_absolute_data(config: TrainingConfig) -> TrainingConfig:
-    """The data where any process finds them, from any working directory, now and when the run is continued."""
-    return replace(config, data=_absolute(config.data))
 
 
 def describe_run(config: TrainingConfig) -> Preflight:
@@ -112,6 +108,14 @@ def _resolved(config: TrainingConfig, start: StartModel | None) -> TrainingConfi
         model = replace(model, tokenizer=str(Path(model.tokenizer).expanduser().resolve()))
     distill = config.distill and replace(config.distill, teachers=_absolute(config.distill.teachers))
     return replace(config, model=model, data=_absolute(config.data), distill=distill)
+
+
+def _architecture(resolved: TrainingConfig) -> dict[str, Any] | None:
+    """Of the model, by dotted names; None where the model it starts from is gone, which `pin_start` tells better."""
+    start = resolved.model.init_from
+    if start and not (Path(start) / "config.json").is_file():
+        return None
+    return dict(flatten(model_config(resolved).to_dict()))
 
 
 def _absolute(uri: str) -> str:

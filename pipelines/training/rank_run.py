@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Collection
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from pipelines.training.checkpoints import CheckpointStore
 from pipelines.training.evaluations import Evaluator
@@ -50,10 +50,10 @@ class RankRun:
         unreadable: Collection[str],
         rewinder: Rewinder,
         evaluator: Evaluator | None,
+        measures: StepMeasures,
         watchdog: Watchdog,
         saves: PreemptionSaves,
         step: int,
-        measures: StepMeasures,
     ) -> None:
         """unreadable: ids of samples that earlier attempts could not read. step: number of steps done."""
         self._rewinder, self._evaluator, self._measures = rewinder, evaluator, measures
@@ -67,7 +67,7 @@ class RankRun:
         self._unrecorded: deque[dict[str, Any]] = deque()
         self._record_error: OSError | None = None
 
-    def __enter__(self) -> RankRun:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:

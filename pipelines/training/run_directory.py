@@ -79,10 +79,10 @@ class RunDirectory:
         self.checkpoints = root / "checkpoints"
         self.model = root / "model"
         self.stop_path = root / "control" / "stop"
+        self.failure_path = root / "control" / "failed"
         self.profile_path = root / "control" / "profile"
         self.profiles = root / "profiles"
         self.machine_path = self.metrics / "machine.jsonl"
-        self.failure_path = root / "control" / "failed"
 
     @property
     def name(self) -> str:

@@ -40,7 +40,7 @@ from vamba.data.reader_config import plan_items
 from vamba.data.sample_table import SampleTable
 
 if TYPE_CHECKING:
-    from vamba.data.encode import SampleEncoder
+    from vamba.data.encode import Encoder
     from vamba.data.fetch import UnreadableSampleError
     from vamba.model.config import ModelConfig
     from vamba.model.vamba import Vamba
@@ -213,18 +213,19 @@ def _train_attempt(
     )  # fmt: skip
     tokenizer = load_tokenizer(tokenizer_directory(config))
     encode = SampleEncoder(tokenizer, config.reader, device=config.workers.device)
-    taught = encode if config.distill is None else with_teachers(encode, config.distill, data.rows, directory, rank)
     labels = {key: directory.read_run().get(key) for key in ("config_digest", "data_digest")}
     labels["backends"] = backends
-    rebuild = partial(build_state, config, data)
-    rewinder = Rewinder(store, data.plan, rebuild=rebuild, notify=directory.append_event)
     run = RankRun(
         directory, store, config.reader, attempt=attempt, rank=rank, labels=labels, unreadable=unreadable,
-        rewinder=rewinder, evaluator=_evaluator(config, data, directory, encode), watchdog=watchdog, saves=saves,
-        step=state.step, measures=StepMeasures(config, world_size),
+        rewinder=Rewinder(
+            store, data.plan, rebuild=partial(build_state, config, data), notify=directory.append_event
+        ),
+        evaluator=_evaluator(config, data, directory, encode),
+        measures=StepMeasures(config, world_size), watchdog=watchdog, saves=saves, step=state.step,
     )  # fmt: skip
     finished = False
     if not any(gathered(run.stop_requested())):
+        taught = encode if config.distill is None else with_teachers(encode, config.distill, data.rows, directory, rank)
         reader = PackReader(
             data.plan, data.rows, data.read_range, taught,
             state=state.reader_state, rank=rank, world_size=world_size, config=config.reader,
@@ -241,10 +242,15 @@ def _train_attempt(
     return RankOutcome(finished=finished, step=state.step, attempt=attempt)
 
 
+def _note_checkpoint(directory: RunDirectory, saves: PreemptionSaves, event: str, **values: Any) -> None:
+    if event == "checkpoint_committed":
+        saves.save_took(values["seconds"])
+    try_event(directory, event, **values)
+
+
 def _evaluator(
-    config: TrainingConfig, data: TrainingData, directory: RunDirectory, encode: SampleEncoder
+    config: TrainingConfig, data: TrainingData, directory: RunDirectory, encode: Encoder
 ) -> Evaluator | None:
-    """Without teachers, whatever training learns from; None where the run evaluates nothing."""
     if data.evaluation is None:
         return None
     rank, world_size = rank_and_world_size()
@@ -252,12 +258,6 @@ def _evaluator(
         data.evaluation, directory, read_range=data.read_range, encode=encode, reader=config.reader,
         rank=rank, world_size=world_size,
     )  # fmt: skip
-
-
-def _note_checkpoint(directory: RunDirectory, saves: PreemptionSaves, event: str, **values: Any) -> None:
-    if event == "checkpoint_committed":
-        saves.save_took(values["seconds"])
-    try_event(directory, event, **values)
 
 
 def _known_unreadable(directory: RunDirectory) -> set[str]:

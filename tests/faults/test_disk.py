@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from pipelines.training.config import TrainingConfig
 from pipelines.training.run_directory import RunDirectory
-from tests.faults.lives import Nursery, assert_as_undisturbed, events_of
+from tests.faults.lives import Nursery, assert_as_undisturbed, events_of, step_reached
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -58,13 +60,19 @@ def test_full_for_the_events(nursery: Nursery, config: TrainingConfig, undisturb
     assert_as_undisturbed(nursery.finish(config), undisturbed)
 
 
-def test_torn_events_and_metrics(nursery: Nursery, config: TrainingConfig, undisturbed: RunDirectory) -> None:
+def test_torn_events_and_metrics(
+    nursery: Nursery, config: TrainingConfig, undisturbed: RunDirectory, scratch: Path
+) -> None:
     """The event log and the metrics end in torn lines: skipped, and closed by the next."""
-    life = nursery.start(config, fault={"moment": 45})
-    life.wait()
+    gate = scratch / f"{config.name}.gate"
+    gate.touch()
+    life = nursery.start(config, fault={"no_data": {"step": 5, "path": str(gate)}})
+    life.wait_until(step_reached(4))
+    life.kill(signal.SIGKILL)
+    assert life.wait() == (-signal.SIGKILL,)
     events, metrics = life.directory.events_path, life.directory.attempts()[-1]
     events.write_bytes(events.read_bytes()[:-7])
-    metrics.write_bytes(metrics.read_bytes() + b'{"step": 7, "lo')
+    metrics.write_bytes(metrics.read_bytes() + b'{"step": 5, "lo')
     directory = nursery.finish(config)
     assert_as_undisturbed(directory, undisturbed)
     assert directory.finished_step() == 12

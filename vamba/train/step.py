@@ -49,7 +49,7 @@ class StepResult:
     seconds: of this rank, by phase. sample_ids: of the global batch. unreadable: those of them that some rank could not
     read; they had no part in the step, and a step without any other sample changes no parameter.
     stop_requested, save_requested: some rank was asked to stop, or to save.
-    stop_requested: some rank was asked to stop. skipped: why the guard kept the step from changing parameters; None if
+    skipped: why the guard kept the step from changing parameters; None if
     it did not. loss or grad_norm of a step skipped as "non_finite" is infinite or NaN.
     flops: operations of the model's matrix products, forward and backward, over all ranks; 0 where unknown.
     grad_norms: as grad_norm, by group of parameters. alphas: of the layers, as the step found them.

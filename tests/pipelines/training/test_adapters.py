@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from pipelines.training.adapters import PeftMissingError, add_adapters, merged
 from pipelines.training.config import LoraConfig, TrainingConfig
 from pipelines.training.job import describe_run
+from pipelines.training.rank_run import RankRun
 from pipelines.training.run_directory import RunDirectory
 from pipelines.training.session import build_state, open_training_data, train_rank
 from tests.distributed.dataset import make_sample, write_dataset
@@ -99,12 +100,14 @@ def test_merging_equals_the_adapted_model() -> None:
     assert set(own) == set(Vamba(PRESETS["tiny"], device="cpu").state_dict())
 
 
-def test_a_run_that_is_continued_draws_the_same_dropout(home: Path, run: RunDirectory) -> None:
+def test_a_run_that_is_continued_draws_the_same_dropout(
+    home: Path, run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = lora_config(home, "halves", num_steps=4)
     directory = open_run(config)
-    directory.stop_path.touch()
-    assert train_rank(config, directory).step == 1
-    directory.stop_path.unlink()
+    with monkeypatch.context() as stopping:
+        stopping.setattr(RankRun, "stop_requested", lambda run: run._step >= 1)
+        assert train_rank(config, directory).step == 2
     assert train_rank(config, directory).finished
     losses = [record["loss"] for _, record in directory.read_metrics()]
     assert losses == [record["loss"] for _, record in run.read_metrics()]

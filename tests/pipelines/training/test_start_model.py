@@ -35,7 +35,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         started.append(Path(config.model.init_from))
         train_rank(config, directory)
 
-    monkeypatch.setattr(job, "_train_on_ray", train_here)
+    monkeypatch.setattr(job, "train_on_ray", train_here)
     return started
 
 
@@ -48,7 +48,7 @@ def config_of(tmp_path: Path, init_from: str, *, num_steps: int = 2) -> Training
 
 
 def run(config: TrainingConfig) -> None:
-    job.run_training(config, notice=lambda line: None)
+    job.run_training(config, lambda line: None, job.train_on_ray)
 
 
 def test_an_alias_that_moves_does_not_move_the_run(tmp_path: Path, trained: list[Path]) -> None:
