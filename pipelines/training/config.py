@@ -144,6 +144,8 @@ class TrainingConfig:
 
     name: of the run; the same name continues it. recipe: where the values came from, recorded only.
     data: URI of a dataset that `vamba ingest` wrote. storage: directory that holds `runs/`; None means VAMBA_HOME.
+    mirror: URI below which the run's checkpoints and records are copied while it trains, and from which they come back
+        where the run directory is gone; None copies nothing.
     backends: implementations of scan, convolution and attention by name; "auto" takes the first of a written order that
         runs on the worker's device.
     distill: a teacher to learn from beside the labels; None for none.
@@ -153,6 +155,7 @@ class TrainingConfig:
     data: str
     recipe: str = ""
     storage: str | None = None
+    mirror: str | None = None
     model: ModelSource = field(default_factory=ModelSource)
     backends: Backends = field(default_factory=Backends)
     reader: ReaderConfig = field(default_factory=ReaderConfig)

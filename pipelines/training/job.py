@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 
 from pipelines.training.config import TrainingConfig
+from pipelines.training.mirror import bring_back, mirrored
 from pipelines.training.preflight import Preflight, announce, preflight
 from pipelines.training.progress import Progress
 from pipelines.training.ray_launch import train_on_ray
@@ -58,6 +59,8 @@ def _train(
     # What follows the run's own files is shown, not kept: it is in them already.
     progress_notice, notice = notice, kept_notice(directory, notice)
     data = open_training_data(config)
+    if config.mirror is not None:
+        bring_back(config.mirror, directory, notice)
     start = find_start(config, directory)
     is_new = not directory.attempts()
     if is_new:
@@ -80,7 +83,8 @@ def _train(
     tracker = Tracker(config, directory, notice)
     status = "failed"
     try:
-        launch(resolved, directory, Progress(directory, data.num_steps, progress_notice), notice)
+        with mirrored(config.mirror, directory, notice):
+            launch(resolved, directory, Progress(directory, data.num_steps, progress_notice), notice)
         status = "finished" if directory.finished_step() == data.num_steps else "preempted"
     finally:
         tracker.close(status)

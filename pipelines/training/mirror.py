@@ -17,8 +17,7 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipelines.storage import LocalStorage, Storage, open_storage
@@ -105,6 +104,17 @@ class Mirror:
         return {checkpoint.step for checkpoint in _committed(self._directory)}
 
 
+@contextlib.contextmanager
+def mirrored(uri: str | None, directory: RunDirectory, notice: Callable[[str], None]) -> Iterator[None]:
+    """The run is mirrored inside the `with` block; with None it is not."""
+    mirror = None if uri is None else Mirror(uri, directory, notice)
+    try:
+        yield
+    finally:
+        if mirror is not None:
+            mirror.close()
+
+
 def mirror_of(uri: str, name: str) -> str:
     """Where run `name` has its mirror."""
     return f"{uri.rstrip('/')}/{name}"
@@ -157,19 +167,11 @@ def mirrored_steps(storage: Storage) -> list[int]:
     return sorted(int(parts[1].removeprefix("step_")) for parts in metas if len(parts) == 3)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BroughtBack:
-    """What a mirror gave. step: of the checkpoint. damaged: newer ones that could not be used, with the reason."""
-
-    step: int
-    damaged: dict[int, str] = field(default_factory=dict)
-
-
-def bring_back(uri: str, directory: RunDirectory) -> BroughtBack | None:
+def bring_back(uri: str, directory: RunDirectory, notice: Callable[[str], None]) -> int | None:
     """Fetch the newest whole checkpoint of the mirror, and the run's records, where `directory` has none as new.
 
-    None when the mirror holds no run, or nothing newer than what is here. A kill in between leaves nothing that looks
-    like a checkpoint.
+    Returns its step; None when the mirror holds no run, or nothing newer than what is here. A kill in between leaves
+    nothing that looks like a checkpoint.
 
     Raises:
         MirrorError: `directory` is a run already, and another one than the mirror's; or none of the mirror's
@@ -192,7 +194,9 @@ def bring_back(uri: str, directory: RunDirectory) -> BroughtBack | None:
         if problem is None:
             if not directory.run_path.exists():
                 _fetch_records(storage, directory)
-            return BroughtBack(step=step, damaged=damaged)
+            notice(f"Step {step} was brought back from the mirror {storage.uri}.")
+            return step
+        notice(f"Step {step} of the mirror {storage.uri} can't be used: {problem}.")
         damaged[step] = problem
     if damaged and newest_here < 0:
         reasons = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())

@@ -10,7 +10,7 @@ from pipelines.training.run_directory import MetricsFollower, RunDirectory
 from pipelines.training.run_log import describe_event
 
 PROGRESS_EVERY_S = 2.0
-_SILENT = {"notice", "checkpoint_committed", "finished", "job_started", "job_ended"}
+_SILENT = {"notice", "checkpoint_committed", "finished", "job_started", "job_ended", "ray_started"}
 
 
 class Progress:

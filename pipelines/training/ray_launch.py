@@ -94,6 +94,8 @@ def _fit(
         except BaseException as error:
             errors.append(error)
 
+    health = RayReporter(directory)
+    directory.append_event("ray_started")
     fitting = threading.Thread(target=fit, name="ray-train", daemon=True)
     directory.append_event("ray_started")
     health = RayReporter(directory)
@@ -136,9 +138,12 @@ def train_worker(settings: Mapping[str, Any]) -> None:
     directory = RunDirectory(Path(settings["directory"]))
     if directory.read_failure():
         return  # what the group before failed with will not be another one now
+    from vamba.train.guard import GuardError
+    from vamba.train.step import NonFiniteError
+
     try:
         train_rank(settings["config"], directory, read_notice)
-    except ValueError as error:
+    except (ValueError, GuardError, NonFiniteError) as error:
         directory.write_failure(f"{type(error).__name__}: {error}")
         raise
 

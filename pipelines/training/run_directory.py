@@ -40,6 +40,7 @@ MAY_CHANGE = (
     "backends",
     "checkpoints",
     "data",
+    "mirror",
     "parallel",
     "reader.cache_bytes",
     "reader.decode_workers",

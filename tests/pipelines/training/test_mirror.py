@@ -61,12 +61,11 @@ def test_a_lost_disk_is_replaced_from_the_mirror(tmp_path: Path, uri: str) -> No
     mirror.close()
     assert content(directory, 80)  # still there: the mirror is a copy
     other = RunDirectory(tmp_path / "second" / "runs" / "film")
-    found = bring_back(uri, other)
-    assert found is not None and found.step == 80 and not found.damaged
+    assert bring_back(uri, other, lambda text: None) == 80
     assert content(other, 80) == content(directory, 80)
     assert other.read_run() == directory.read_run() and other.read_events() == directory.read_events()
     assert [record for _, record in other.read_metrics()] == [{"step": 1}]
-    assert bring_back(uri, other) is None  # nothing newer
+    assert bring_back(uri, other, pytest.fail) is None  # nothing newer
     Mirror(uri, other, pytest.fail).close()  # the same run goes on from there
 
 
@@ -83,8 +82,7 @@ def test_the_mirror_keeps_what_the_run_keeps(tmp_path: Path, uri: str) -> None:
     shutil.rmtree(checkpoint_path(directory.checkpoints, 120))  # lost, not let go
     send(directory, storage, {})
     assert mirrored_steps(storage) == [80, 120]
-    found = bring_back(uri, directory)
-    assert found is not None and found.step == 120
+    assert bring_back(uri, directory, lambda text: None) == 120
 
 
 def test_half_a_checkpoint_is_none_and_a_damaged_one_is_passed_over(tmp_path: Path, uri: str) -> None:
@@ -95,9 +93,9 @@ def test_half_a_checkpoint_is_none_and_a_damaged_one_is_passed_over(tmp_path: Pa
     storage.delete("checkpoints/step_00000120/meta.json")
     storage.write_atomic("checkpoints/step_00000080/__0_0.distcp", b"x" * 14000)
     other = RunDirectory(tmp_path / "second" / "runs" / "film")
-    found = bring_back(uri, other)
-    assert found is not None and found.step == 40
-    assert list(found.damaged) == [80]
+    notices: list[str] = []
+    assert bring_back(uri, other, notices.append) == 40
+    assert len(notices) == 2 and "Step 80" in notices[0] and "sha256" in notices[0]
     assert [path.name for path in other.checkpoints.iterdir()] == ["step_00000040"]
 
 
@@ -116,7 +114,7 @@ def test_only_whole_checkpoints_come_back_or_it_is_said_why_none(tmp_path: Path,
     send(directory, storage, {})
     storage.delete("checkpoints/step_00000040/.metadata")
     with pytest.raises(MirrorError, match=r"step 40: .*metadata"):
-        bring_back(uri, RunDirectory(tmp_path / "second" / "runs" / "film"))
+        bring_back(uri, RunDirectory(tmp_path / "second" / "runs" / "film"), lambda text: None)
 
 
 def test_a_mirror_belongs_to_one_run(tmp_path: Path, uri: str) -> None:
@@ -126,7 +124,7 @@ def test_a_mirror_belongs_to_one_run(tmp_path: Path, uri: str) -> None:
         Mirror(uri, stranger, pytest.fail)
     stranger.update_run(mirror_id="its own")
     with pytest.raises(MirrorError, match="another run than"):
-        bring_back(uri, stranger)
+        bring_back(uri, stranger, pytest.fail)
 
 
 def test_a_run_on_two_machines_is_noticed(tmp_path: Path, uri: str) -> None:
@@ -144,7 +142,7 @@ def test_a_run_on_two_machines_is_noticed(tmp_path: Path, uri: str) -> None:
 
 
 def test_no_mirror_is_no_error(tmp_path: Path, uri: str) -> None:
-    assert bring_back(uri, RunDirectory(tmp_path / "runs" / "film")) is None
+    assert bring_back(uri, RunDirectory(tmp_path / "runs" / "film"), pytest.fail) is None
 
 
 def test_a_store_that_fails_half_of_its_requests_gets_everything(tmp_path: Path, unruly: UnrulyS3) -> None:
@@ -159,8 +157,9 @@ def test_a_store_that_fails_half_of_its_requests_gets_everything(tmp_path: Path,
     mirror = Mirror(f"s3://{BUCKET}", directory, notices.append, pass_every_s=0.01, retry_s=0.01)
     mirror.close()
     unruly.rule = None
-    found = bring_back(f"s3://{BUCKET}", RunDirectory(tmp_path / "second" / "runs" / "film"))
-    assert found is not None and found.step == 120 and not found.damaged
+    other = RunDirectory(tmp_path / "second" / "runs" / "film")
+    assert bring_back(f"s3://{BUCKET}", other, notices.append) == 120
+    assert not any("can't be used" in text for text in notices)
 
 
 def test_a_store_that_is_away_is_said_once_and_its_return_too(tmp_path: Path, unruly: UnrulyS3) -> None:
