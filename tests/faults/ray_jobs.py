@@ -30,11 +30,13 @@ class RayJob:
         recipe = scratch / f"{config.name}.yaml"
         recipe.write_text(to_yaml(config))
         self.output = scratch / f"{config.name}.txt"
+        # A job that an earlier test ran in this process has left its settings of Ray Train here.
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_TRAIN_")}
         command = [sys.executable, "-m", "jobs", "train", str(recipe), "--data", config.data, "--name", config.name]
         with self.output.open("a") as file:
             self.process = subprocess.Popen(
                 [*command, *words], cwd=ROOT, stdout=file, stderr=file, start_new_session=True,
-                env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+                env={**inherited, "PYTHONPATH": str(ROOT), **environment},
             )  # fmt: skip
 
     def wait(self) -> int:
