@@ -40,15 +40,17 @@ from jobs.demo.processes import start
 from pipelines.training.checkpoints import CheckpointStore
 from pipelines.training.config import TrackingConfig, TrainingConfig
 from pipelines.training.measures import StepMeasures
+from pipelines.training.preemption import PreemptionSaves, no_notice
+from pipelines.training.rank_run import RankRun
 from pipelines.training.rewind import Rewinder
 from pipelines.training.run_directory import RunDirectory, run_directory
 from pipelines.training.session import (
-    RankRun,
     TrainingData,
     build_state,
     open_training_data,
     tokenizer_directory,
 )
+from pipelines.training.watchdog import Watchdog
 from vamba.data.encode import SampleEncoder
 from vamba.data.plan import PlanState
 from vamba.data.reader import PackReader, StepInput
@@ -181,8 +183,11 @@ def overhead(config: TrainingConfig, data: TrainingData, num_steps: int) -> dict
     encode = SampleEncoder(load_tokenizer(tokenizer_directory(config)), config.reader, device="cpu")
     reader = PackReader(data.plan, data.rows, data.read_range, encode, state=state.reader_state, config=config.reader)
     store = CheckpointStore(directory.checkpoints, retention=config.checkpoints, notify=directory.append_event)
+    attempt = directory.new_attempt()
     run = TimedRun(
-        directory, store, config.reader, attempt=directory.new_attempt(), rank=0, labels={}, unreadable=(),
+        directory, store, config.reader, attempt=attempt, rank=0, labels={}, unreadable=(), step=0,
+        watchdog=Watchdog(directory, attempt=attempt, rank=0, world_size=1, timeout_s=0),
+        saves=PreemptionSaves(no_notice, grace_s=0.0),
         rewinder=Rewinder(store, data.plan, rebuild=partial(build_state, config, data), notify=directory.append_event),
         evaluator=None, measures=StepMeasures(config, 1),
     )  # fmt: skip
