@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from jobs.cli.options import Address, AsJson, Assignments, DryRun
 from jobs.cli.output import print_config
 from jobs.cli.run_reference import RunName, Storage, run_of
+from jobs.cli.session import SESSION
 from jobs.cli.train import Here, train_and_show
 
 if TYPE_CHECKING:
@@ -18,6 +21,10 @@ def resume(
     run: RunName,
     set_: Assignments = None,
     storage: Storage = None,
+    mirror: Annotated[
+        str | None,
+        typer.Option(help="Where the run was copied to: it is brought back from there first.", metavar="URI"),
+    ] = None,
     address: Address = None,
     here: Here = False,
     json: AsJson = False,
@@ -32,12 +39,30 @@ def resume(
     \b
     Example:
       vamba resume stage2 --set workers.num_workers=4
+      vamba resume stage2 --mirror s3://bucket/runs      # on another machine
     """
+    if mirror is not None:
+        _bring_back(run, storage, mirror)
     config = stored_config(run_of(run, storage), set_ or [])
     if dry_run:
         print_config(config)
         return
     train_and_show(config, address=address, here=here, json=json)
+
+
+def _bring_back(run: str, storage: str | None, mirror: str) -> None:
+    """Fetch what the mirror has and this machine lacks. Raises ValueError where neither has the run."""
+    from pipelines.training.mirror import bring_back, mirror_of
+    from pipelines.training.run_directory import run_directory
+    from pipelines.training.run_lock import only_job
+
+    directory = run_directory(storage, run)
+    with only_job(directory):
+        bring_back(mirror, directory, SESSION.note)
+    if not directory.run_path.exists():
+        raise ValueError(
+            f"There is no checkpoint of a run {run!r} in {mirror_of(mirror, run)}, nor the run itself here."
+        )
 
 
 def stored_config(directory: RunDirectory, assignments: list[str]) -> TrainingConfig:

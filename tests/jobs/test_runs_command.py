@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -207,3 +208,22 @@ def test_runs_in_another_storage_are_found_by_it(storage: Path) -> None:
     assert "There is no run 'one'" in vamba("runs", "show", "one").output
     assert "running" not in vamba("runs", "ls", "--storage", storage).stdout
     assert "one" in vamba("runs", "ls", "--storage", storage).stdout
+
+
+def test_resume_brings_a_run_back_from_its_mirror(storage: Path, tmp_path: Path) -> None:
+    mirror = tmp_path / "mirror"
+    train_here(replace(config_of(storage, "far"), mirror=str(mirror)), notice=lambda line: None)
+    shutil.rmtree(mirror / "far" / "checkpoints" / "step_00000004")  # the disk was lost before it was copied
+    refused = vamba("resume", "far", "--storage", tmp_path, "--mirror", tmp_path / "nowhere", "--here")
+    assert refused.exit_code == 2 and "no checkpoint" in refused.stderr
+    resumed = vamba("resume", "far", "--storage", tmp_path, "--mirror", mirror, "--here")
+    assert resumed.exit_code == 0, resumed.output
+    assert "Step 2 was brought back" in resumed.stderr
+    records = [(attempt, record["step"], record["loss"]) for attempt, record in run_of(tmp_path, "far").read_metrics()]
+    first = {step: loss for attempt, step, loss in records if attempt == 1}
+    assert {step: loss for attempt, step, loss in records if attempt == 2} == {step: first[step] for step in (3, 4)}
+    assert (mirror / "far" / "checkpoints" / "step_00000004" / "meta.json").is_file()
+
+
+def run_of(root: Path, name: str) -> RunDirectory:
+    return run_directory(str(root), name)
