@@ -52,7 +52,8 @@ def resume(
 
 def _bring_back(run: str, storage: str | None, mirror: str) -> None:
     """Fetch what the mirror has and this machine lacks. Raises ValueError where neither has the run."""
-    from pipelines.training.mirror import bring_back, mirror_of
+    from pipelines.training.mirror import mirror_of
+    from pipelines.training.mirror_back import bring_back
     from pipelines.training.run_directory import run_directory
     from pipelines.training.run_lock import only_job
 

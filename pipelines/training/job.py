@@ -21,7 +21,8 @@ from typing import Any
 import psutil
 
 from pipelines.training.config import TrainingConfig
-from pipelines.training.mirror import bring_back, mirrored
+from pipelines.training.mirror import mirrored
+from pipelines.training.mirror_back import bring_back
 from pipelines.training.preflight import Preflight, announce, preflight
 from pipelines.training.progress import Progress
 from pipelines.training.ray_launch import train_on_ray

@@ -2,7 +2,7 @@
 
     run directory (the truth) ── a thread of the driver ──> {mirror}/{name}/  checkpoints/step_…/ (meta.json last)
                                                                               run.json, events, metrics, model/
-    another machine, same command ── bring_back ──> files of the newest checkpoint, hashed ── meta.json, rename
+    another machine, same command <── mirror_back.py ──┘
 
 Nothing in training waits for it. A request that fails is made again, the next pass makes up for what a pass left out,
 and what is still missing at the end is said. A checkpoint exists in the mirror when its meta.json does, which is put
@@ -26,15 +26,14 @@ from pipelines.training.checkpoint_files import (
     Checkpoint,
     checkpoint_directories,
     checkpoint_path,
-    commit,
     open_checkpoint,
 )
 from pipelines.training.run_directory import RunDirectory
 
 PASS_EVERY_S = 5.0
 RETRY_S = 30.0
-_OWNER = "owner.json"
-_CHECKPOINTS = "checkpoints"
+OWNER_NAME = "owner.json"
+CHECKPOINTS_PREFIX = "checkpoints"
 _RECORDS = ("config.json", "run.json", "events.jsonl")
 
 
@@ -101,7 +100,7 @@ class Mirror:
         return True
 
     def _local(self) -> set[int]:
-        return {checkpoint.step for checkpoint in _committed(self._directory)}
+        return {checkpoint.step for checkpoint in committed(self._directory)}
 
 
 @contextlib.contextmanager
@@ -126,9 +125,9 @@ def claim(storage: Storage, directory: RunDirectory) -> None:
     if run_id is None:
         run_id = secrets.token_hex(8)
         directory.update_run(mirror_id=run_id)
-    if storage.create(_OWNER, json.dumps({"mirror_id": run_id}).encode()):
+    if storage.create(OWNER_NAME, json.dumps({"mirror_id": run_id}).encode()):
         return
-    owner = json.loads(storage.read_bytes(_OWNER)).get("mirror_id")
+    owner = json.loads(storage.read_bytes(OWNER_NAME)).get("mirror_id")
     if owner != run_id:
         raise MirrorError(
             f"{storage.uri} is the mirror of another run of this name. Choose another `mirror`, or another name; or, "
@@ -139,7 +138,7 @@ def claim(storage: Storage, directory: RunDirectory) -> None:
 def send(directory: RunDirectory, storage: Storage, sent: dict[str, int]) -> None:
     """One pass: checkpoints that are not there, oldest first; then records; then the model; then what may go."""
     there = set(mirrored_steps(storage))
-    here = _committed(directory)
+    here = committed(directory)
     for checkpoint in here:
         if checkpoint.step not in there:
             _send_checkpoint(checkpoint, storage)
@@ -162,55 +161,20 @@ def send(directory: RunDirectory, storage: Storage, sent: dict[str, int]) -> Non
 
 def mirrored_steps(storage: Storage) -> list[int]:
     """The checkpoints that a mirror holds, oldest first."""
-    found = {file.path for file in storage.list(_CHECKPOINTS)}
+    found = {file.path for file in storage.list(CHECKPOINTS_PREFIX)}
     metas = (path.split("/") for path in found if path.endswith(f"/{META_NAME}"))
     return sorted(int(parts[1].removeprefix("step_")) for parts in metas if len(parts) == 3)
 
 
-def bring_back(uri: str, directory: RunDirectory, notice: Callable[[str], None]) -> int | None:
-    """Fetch the newest whole checkpoint of the mirror, and the run's records, where `directory` has none as new.
-
-    Returns its step; None when the mirror holds no run, or nothing newer than what is here. A kill in between leaves
-    nothing that looks like a checkpoint.
-
-    Raises:
-        MirrorError: `directory` is a run already, and another one than the mirror's; or none of the mirror's
-            checkpoints is whole.
-    """
-    storage = open_storage(mirror_of(uri, directory.name))
-    if not storage.exists(_OWNER):
-        return None
-    owner = json.loads(storage.read_bytes(_OWNER)).get("mirror_id")
-    known = directory.read_run().get("mirror_id") if directory.run_path.exists() else None
-    if directory.run_path.exists() and known != owner:
-        if known is None:
-            return None  # not mirrored until now; `claim` decides
-        raise MirrorError(f"{storage.uri} is the mirror of another run than {directory.root}: move one of them away.")
-    newest_here = max((checkpoint.step for checkpoint in _committed(directory)), default=-1)
-    steps = [step for step in mirrored_steps(storage) if step > newest_here]
-    damaged: dict[int, str] = {}
-    for step in reversed(steps):
-        problem = _fetch_checkpoint(storage, step, directory)
-        if problem is None:
-            if not directory.run_path.exists():
-                _fetch_records(storage, directory)
-            notice(f"Step {step} was brought back from the mirror {storage.uri}.")
-            return step
-        notice(f"Step {step} of the mirror {storage.uri} can't be used: {problem}.")
-        damaged[step] = problem
-    if damaged and newest_here < 0:
-        reasons = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
-        raise MirrorError(f"No checkpoint of the mirror {storage.uri} is whole ({reasons}).")
-    return None
-
-
-def _committed(directory: RunDirectory) -> list[Checkpoint]:
+def committed(directory: RunDirectory) -> list[Checkpoint]:
+    """The checkpoints of a run directory, by what their meta.json says."""
     opened = (open_checkpoint(path) for path in checkpoint_directories(directory.checkpoints))
     return [checkpoint for checkpoint in opened if isinstance(checkpoint, Checkpoint)]
 
 
-def _prefix(step: int) -> str:
-    return f"{_CHECKPOINTS}/{checkpoint_path(Path(), step).name}"
+def checkpoint_prefix(step: int) -> str:
+    """Where a mirror has the checkpoint of a step."""
+    return f"{CHECKPOINTS_PREFIX}/{checkpoint_path(Path(), step).name}"
 
 
 def _send_checkpoint(checkpoint: Checkpoint, storage: Storage) -> None:
@@ -222,7 +186,7 @@ def _send_checkpoint(checkpoint: Checkpoint, storage: Storage) -> None:
     """
     if checkpoint.find_damage() is not None:
         return
-    prefix = _prefix(checkpoint.step)
+    prefix = checkpoint_prefix(checkpoint.step)
     there = {file.path: file.size_bytes for file in storage.list(prefix)}
     try:
         for name, described in checkpoint.meta["files"].items():
@@ -239,8 +203,8 @@ def _send_checkpoint(checkpoint: Checkpoint, storage: Storage) -> None:
 
 
 def _remove_checkpoint(storage: Storage, step: int) -> None:
-    storage.delete(f"{_prefix(step)}/{META_NAME}")
-    storage.delete_tree(_prefix(step))
+    storage.delete(f"{checkpoint_prefix(step)}/{META_NAME}")
+    storage.delete_tree(checkpoint_prefix(step))
 
 
 def _put(storage: Storage, name: str, path: Path) -> None:
@@ -258,53 +222,3 @@ def _put(storage: Storage, name: str, path: Path) -> None:
         storage.put_file(name, scratch)
     finally:
         scratch.unlink(missing_ok=True)
-
-
-def _fetch_checkpoint(storage: Storage, step: int, directory: RunDirectory) -> str | None:
-    """Returns what is wrong with it, None if it is here now."""
-    prefix = _prefix(step)
-    final = checkpoint_path(directory.checkpoints, step)
-    temporary = final.with_suffix(".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        meta = json.loads(storage.read_bytes(f"{prefix}/{META_NAME}"))
-        for name, described in meta["files"].items():
-            if Path(name).name != name:
-                return f"{name!r} is no name of a file"
-            _fetch(storage, f"{prefix}/{name}", temporary / name, int(described["size_bytes"]))
-        found = Checkpoint(directory=temporary, step=step, meta=meta)
-        damage = found.find_damage()
-        if damage is not None:
-            return damage
-        commit(temporary, final, meta)
-    except (FileNotFoundError, EOFError, KeyError, ValueError) as error:
-        return f"{type(error).__name__}: {error}"
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return None
-
-
-def _fetch_records(storage: Storage, directory: RunDirectory) -> None:
-    """run.json last: what it is missing from is no run."""
-    metrics = [file.path for file in storage.list("metrics")]
-    for name in (*metrics, "events.jsonl", "config.json", "run.json"):
-        with contextlib.suppress(FileNotFoundError):
-            _write(directory.root / name, storage.read_bytes(name))
-
-
-def _fetch(storage: Storage, name: str, target: Path, size_bytes: int) -> None:
-    """In pieces of 64 MiB, so that a file of any size needs little memory."""
-    piece = 64 << 20
-    with target.open("wb") as file:
-        for offset in range(0, size_bytes, piece):
-            file.write(storage.read_range(name, offset, min(piece, size_bytes - offset)))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)

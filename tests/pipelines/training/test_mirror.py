@@ -12,7 +12,8 @@ from werkzeug.wrappers import Request, Response
 
 from pipelines.storage import open_storage
 from pipelines.training.checkpoint_files import Checkpoint, checkpoint_path, commit, describe_files, remove
-from pipelines.training.mirror import Mirror, MirrorError, bring_back, claim, mirrored_steps, send
+from pipelines.training.mirror import Mirror, MirrorError, claim, mirrored_steps, send
+from pipelines.training.mirror_back import bring_back
 from pipelines.training.run_directory import RunDirectory
 from tests.pipelines.unruly_s3 import BUCKET, UnrulyS3, error, unruly
 from tests.s3_server import S3Server, s3, s3_server
