@@ -38,6 +38,7 @@ class CheckpointWriter:
         self._on_commit, self._on_failure = on_commit, on_failure
         self._thread: threading.Thread | None = None
         self._group: Any = None
+        self._rank = 0
         self._stager: Any = None
         self._planner: Any = None
         self._failure: str | None = None  # of the newest one, the same on all ranks
@@ -52,7 +53,9 @@ class CheckpointWriter:
         self.settle()
         if self._num_failures >= MAX_FAILURES:
             raise CheckpointWriteError(f"{MAX_FAILURES} checkpoints in a row could not be written: {self._failure}")
-        self._prepare()
+        self.prepare()
+        # Until it is known: a thread that ends without a word has written nothing.
+        self._failure = f"the checkpoint of step {meta['step']} in {final.parent} was not finished"
         copied = self._stager.stage(dict(tensors))
         arguments = (copied, final, meta, time.perf_counter())
         self._thread = threading.Thread(target=self._write, args=arguments, name="checkpoint", daemon=True)
@@ -74,7 +77,12 @@ class CheckpointWriter:
         if thread is not None:
             thread.join()
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
+        """Make what writing needs, while the ranks are together. Collective the first time.
+
+        From then on nothing asks how many ranks there are: when Ray ends the group under a running thread, each rank
+        would take itself for the only one, and its share for a whole checkpoint.
+        """
         if self._stager is not None:
             return
         import torch
@@ -82,7 +90,8 @@ class CheckpointWriter:
         import torch.distributed.checkpoint as dcp
         from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
-        if rank_and_world_size()[1] > 1:
+        self._rank, world_size = rank_and_world_size()
+        if world_size > 1:
             self._group = dist.new_group(backend="gloo")
         is_cuda = torch.cuda.is_available()
         self._stager = DefaultStager(
@@ -96,7 +105,7 @@ class CheckpointWriter:
         self._planner = dcp.DefaultSavePlanner(enable_plan_caching=True)
 
     def _write(self, tensors: dict[str, Any], final: Path, meta: Mapping[str, Any], started: float) -> None:
-        rank, _ = rank_and_world_size()
+        rank = self._rank
         temporary = final.with_suffix(".tmp")
         try:
             written: dict[str, Any] | str = self._write_files(tensors, temporary, rank)
@@ -121,13 +130,12 @@ class CheckpointWriter:
     def _write_files(self, tensors: dict[str, Any], directory: Path, rank: int) -> dict[str, Any]:
         import torch.distributed.checkpoint as dcp
 
-        is_alone = rank_and_world_size()[1] == 1
         dcp.save(
             tensors,
             checkpoint_id=str(directory),
             planner=self._planner,
             process_group=self._group,
-            no_dist=is_alone,
+            no_dist=self._group is None,
         )
         return describe_files(directory, rank)
 

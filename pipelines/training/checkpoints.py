@@ -116,6 +116,7 @@ class CheckpointStore:
             for leftover in leftovers(self.directory):
                 shutil.rmtree(leftover, ignore_errors=True)
             names = [path.name for path in reversed(checkpoint_directories(self.directory))]
+        self._writer.prepare()
         checkpoint = self._first_intact(names)
         if checkpoint is None:
             return None

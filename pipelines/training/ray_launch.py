@@ -43,6 +43,8 @@ ONE_MACHINE_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_prestart_worker_first_driver": "0",
 }
+# Said, because Ray Train's controller would take it from the node that it happens to run on.
+CLUSTER_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1"}
 # A group that runs with fewer workers looks for room for more, and one that waits for room takes what there is.
 ELASTIC_ENVIRONMENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15"}
 
@@ -57,9 +59,8 @@ def train_on_ray(config: TrainingConfig, directory: RunDirectory, progress: Prog
     """Run groups of workers until the run is finished or was asked to stop. Raises TrainingFailedError."""
     address = os.environ.get("RAY_ADDRESS") or None
     elastic = _is_elastic(config, address)
-    environment = ELASTIC_ENVIRONMENT if elastic else {}
-    environment = environment | RAY_TRAIN_ENVIRONMENT | environment | ({} if address else ONE_MACHINE_ENVIRONMENT)
-    for name, value in environment.items():
+    environment = RAY_TRAIN_ENVIRONMENT | (CLUSTER_ENVIRONMENT if address else ONE_MACHINE_ENVIRONMENT)
+    for name, value in (environment | (ELASTIC_ENVIRONMENT if elastic else {})).items():
         os.environ.setdefault(name, value)
     # Ray's processes take seconds to start, and so does importing torch: both at once.
     importing = threading.Thread(target=importlib.import_module, args=("torch",), daemon=True)
@@ -144,8 +145,23 @@ def train_worker(settings: Mapping[str, Any]) -> None:
     try:
         train_rank(settings["config"], directory, read_notice)
     except (ValueError, GuardError, NonFiniteError) as error:
-        directory.write_failure(f"{type(error).__name__}: {error}")
+        if _is_ours(error):
+            directory.write_failure(f"{type(error).__name__}: {error}")
         raise
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether it is a mistake that a person must correct: raised by this project, in a group that is still whole.
+
+    Where Ray ends a group under its training thread, torch raises ValueErrors too.
+    """
+    import torch.distributed as dist
+
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    module = str(frame.tb_frame.f_globals.get("__name__", "")) if frame is not None else ""
+    return dist.is_initialized() and module.partition(".")[0] in ("pipelines", "vamba")
 
 
 def _is_elastic(config: TrainingConfig, address: str | None) -> bool:
