@@ -98,8 +98,6 @@ def _fit(
     health = RayReporter(directory)
     directory.append_event("ray_started")
     fitting = threading.Thread(target=fit, name="ray-train", daemon=True)
-    directory.append_event("ray_started")
-    health = RayReporter(directory)
     fitting.start()
     while fitting.is_alive():
         fitting.join(timeout=0.25)
