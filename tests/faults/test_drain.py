@@ -20,7 +20,7 @@ from tests.faults.ray_jobs import ray_job
 
 pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.timeout(500)]
 
-NUM_STEPS, NOTICE_AFTER, NOTICE_S = 90, 5, 15.0
+NUM_STEPS, NOTICE_AFTER, NOTICE_S = 240, 5, 15.0
 
 
 def long_steps(config: TrainingConfig) -> TrainingConfig:
