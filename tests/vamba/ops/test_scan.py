@@ -107,6 +107,14 @@ def test_gradients_take_the_path_that_records_them(monkeypatch: pytest.MonkeyPat
     assert all(torch.equal(given[name], before[name]) for name in NAMES), "an input was written to"
 
 
+def test_no_tokens_leave_the_state_as_it_is() -> None:
+    given = {name: tensor.detach() for name, tensor in arguments(5, 2).items()}
+    nothing = [given[name][:, :0] if name in ("x", "dt", "b", "c") else given[name] for name in NAMES[:-1]]
+    y, state = chunked.scan(*nothing, chunk_size=8, initial_state_BHPN=given["state"])
+    assert y.shape[1] == 0
+    torch.testing.assert_close(state, given["state"], rtol=0, atol=0)
+
+
 def test_strong_decay_stays_finite() -> None:
     given = arguments(64, 1)
     given["dt"] = (given["dt"].detach() * 1e3).requires_grad_()

@@ -63,7 +63,7 @@ def scan(
     y_BLHP = torch.empty_like(x_BLHP, memory_format=torch.contiguous_format)
     final_BGNI = torch.empty_like(state_BGNI, memory_format=torch.contiguous_format)
     run_blocks = max(_RUN_BYTES // (heads * values * state_BGNI.dtype.itemsize * block), 1)
-    run_blocks = min(run_blocks, -(-length // block))
+    run_blocks = min(run_blocks, max(-(-length // block), 1))
     scratch = _Scratch.like(state_BGNI[0], run_blocks, block)
     for row in range(x_BLHP.shape[0]):
         before, scratch.states[0] = None, state_BGNI[row]
