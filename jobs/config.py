@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar, Union
 
 from jobs.yaml_core import dump_yaml, load_yaml
+from pipelines.layers import laid_over
 
 RECIPES = Path(__file__).parent / "configs"
 Config = TypeVar("Config")
@@ -82,22 +83,13 @@ def set_layer(assignments: Sequence[str]) -> Layer:
         branch: dict[str, Any] = {keys[-1]: value}
         for part in reversed(keys[:-1]):
             branch = {part: branch}
-        tree = merge(tree, branch)
+        tree = laid_over(tree, branch)
     return Layer(name="--set", tree=tree)
 
 
 def argument_layer(tree: Mapping[str, Any]) -> Layer:
     """The command's own arguments; those not given (None) leave the lower layers alone."""
     return Layer(name="the command line", tree={key: value for key, value in tree.items() if value is not None})
-
-
-def merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
-    """`upper` over `lower`: mappings key by key, anything else replaced whole."""
-    merged = dict(lower)
-    for key, value in upper.items():
-        below = merged.get(key)
-        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
-    return merged
 
 
 def resolve(kind: type[Config], layers: Sequence[Layer]) -> Config:
@@ -111,7 +103,7 @@ def resolve(kind: type[Config], layers: Sequence[Layer]) -> Config:
         unknown = list(_unknown_keys(kind, layer.tree))
         if unknown:
             raise ConfigError(" ".join(f"{sentence} (in {layer.name})." for sentence in unknown))
-        tree = merge(tree, layer.tree)
+        tree = laid_over(tree, layer.tree)
     try:
         config = TypeAdapter(kind).validate_python(tree)
     except ValidationError as error:

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from pipelines.durable import sync
+
 _TEMPORARY_SUFFIX = ".tmp"
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
 
@@ -135,7 +137,7 @@ class LocalStorage:
     def write_atomic(self, path: str, data: bytes) -> None:
         temporary = self._write_temporary(path, data)
         os.replace(temporary, self._at(path))
-        _sync_directory(self._at(path).parent)
+        sync(self._at(path).parent)
 
     def put_file(self, path: str, local_path: Path) -> None:
         target = self._at(path)
@@ -143,7 +145,7 @@ class LocalStorage:
         with open(local_path, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(local_path, target)
-        _sync_directory(target.parent)
+        sync(target.parent)
 
     def create(self, path: str, data: bytes) -> bool:
         _make_folder(self._at(path).parent)
@@ -155,7 +157,7 @@ class LocalStorage:
                 return False
             finally:
                 temporary.unlink()
-        _sync_directory(self._at(path).parent)
+        sync(self._at(path).parent)
         return True
 
     def replace(self, path: str, data: bytes, version: str) -> str | None:
@@ -277,12 +279,4 @@ def _make_folder(folder: Path) -> None:
     if not folder.is_dir():
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
-        _sync_directory(folder.parent)
-
-
-def _sync_directory(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(folder.parent)

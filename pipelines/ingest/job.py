@@ -27,7 +27,7 @@ from pipelines.ingest.sources import FoundSources, find_sources
 from pipelines.ingest.stages import bind, decode_task, probe_task, run_stage
 from pipelines.ingest.staging import WORK_PREFIX, BatchPlan, FinishedBatch, Staging
 from pipelines.ingest.store import StoredSource
-from pipelines.ingest.summary import IngestSummary, summarise
+from pipelines.ingest.summary import IngestSummary, Made, summarise
 from pipelines.ingest.tasks import decode_tasks, probe_tasks
 from pipelines.ingest.tracking import Tracker
 from pipelines.ingest.types import PlannedVideo, ShardPlan, shard_number
@@ -66,15 +66,8 @@ def run_ingest(config: IngestConfig, progress: Progress | None = None, request: 
             num_batches, num_reused = _process(config, work, staging, progress)
             published = publish(config, work, staging, num_batches, lease)
         budget_passed = published.num_failed > config.max_failure_fraction * work.num_sources
-        return summarise(
-            config,
-            published,
-            num_inputs=work.num_inputs,
-            found=sources.counts,
-            started_s=started_s,
-            num_reused=num_reused,
-            budget_passed=budget_passed,
-        )
+        made = Made(published=published, num_reused=num_reused, budget_passed=budget_passed)
+        return summarise(config, made, num_inputs=work.num_inputs, found=sources.counts, started_s=started_s)
 
 
 def _process(config: IngestConfig, work: Work, staging: Staging, progress: Progress) -> tuple[int, int]:
@@ -227,16 +220,8 @@ def _finished_before(
     progress.note(f"{config.out} is already finished with these settings and inputs; nothing to do")
     published = current(work.base)
     budget_passed = published.failures.num_rows > config.max_failure_fraction * work.num_inputs
-    return summarise(
-        config,
-        published,
-        num_inputs=work.num_inputs,
-        found=sources.counts,
-        started_s=started_s,
-        num_reused=0,
-        budget_passed=budget_passed,
-        was_complete=True,
-    )
+    made = Made(published=published, num_reused=0, budget_passed=budget_passed, was_complete=True)
+    return summarise(config, made, num_inputs=work.num_inputs, found=sources.counts, started_s=started_s)
 
 
 def _has_leftovers(storage: Storage) -> bool:

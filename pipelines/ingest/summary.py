@@ -37,19 +37,21 @@ class IngestSummary:
         return self.media_s / self.seconds if self.seconds > 0 else 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What there is in the end, and what this run had to do with it. num_reused: segments of earlier runs."""
+
+    published: Published
+    num_reused: int
+    budget_passed: bool
+    was_complete: bool = False
+
+
 def summarise(
-    config: IngestConfig,
-    published: Published,
-    *,
-    num_inputs: int,
-    found: SourceCounts,
-    started_s: float,
-    num_reused: int,
-    budget_passed: bool,
-    was_complete: bool = False,
+    config: IngestConfig, made: Made, *, num_inputs: int, found: SourceCounts, started_s: float
 ) -> IngestSummary:
-    """The summary of what was published. started_s: of this run, on the monotonic clock."""
-    shards = published.header.shards
+    """The summary of a run. started_s: of this run, on the monotonic clock."""
+    published, shards = made.published, made.published.header.shards
     return IngestSummary(
         out=open_storage(config.out).uri,
         manifest_digest=published.digest,
@@ -63,7 +65,7 @@ def summarise(
         media_s=published.duration_ns / 1e9,
         failures=published.failure_classes(),
         seconds=time.monotonic() - started_s,
-        was_complete=was_complete,
-        num_segments_reused=num_reused,
-        budget_passed=budget_passed,
+        was_complete=made.was_complete,
+        num_segments_reused=made.num_reused,
+        budget_passed=made.budget_passed,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.durable import sync
 from pipelines.training.run_directory import read_json, write_json
 
 FORMAT_VERSION = 3
@@ -108,9 +108,9 @@ def open_checkpoint(directory: Path) -> Checkpoint | str:
 def commit(temporary: Path, final: Path, meta: Mapping[str, Any]) -> Checkpoint:
     """Turn a directory of finished files into a checkpoint: meta.json last, then one rename."""
     write_json(temporary / META_NAME, meta)
-    _fsync_directory(temporary)
+    sync(temporary)
     temporary.rename(final)
-    _fsync_directory(final.parent)
+    sync(final.parent)
     return Checkpoint(directory=final, step=int(meta["step"]), meta=meta)
 
 
@@ -119,9 +119,7 @@ def describe_files(directory: Path, rank: int) -> dict[str, dict[str, Any]]:
     own = [*directory.glob(f"__{rank}_*"), *(directory.glob(".metadata") if rank == 0 else ())]
     described = {}
     for path in own:
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        sync(path)
         described[path.name] = {"size_bytes": path.stat().st_size, "sha256": _sha256(path)}
     return described
 
@@ -156,11 +154,3 @@ def _pin_path(directory: Path) -> Path:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -37,15 +37,6 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
         os.close(descriptor)
 
 
-def sync(path: Path) -> None:
-    """Have what was appended survive a power failure."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Every whole object, oldest first; nothing where there is no file."""
     if not path.exists():

@@ -28,6 +28,7 @@ from pipelines.training.checkpoint_files import (
     checkpoint_path,
     open_checkpoint,
 )
+from pipelines.training.outages import Outages
 from pipelines.training.run_directory import RunDirectory
 
 PASS_EVERY_S = 5.0
@@ -63,7 +64,7 @@ class Mirror:
         self._storage = open_storage(mirror_of(uri, directory.name))
         self._sent: dict[str, int] = {}  # bytes of each file beside the checkpoints, as it was sent
         self._closing = threading.Event()
-        self._away = False
+        self._outages = Outages(notice, away="The mirror can't be written", back="The mirror is written again.")
         self._thread = threading.Thread(target=self._follow, name="mirror", daemon=True)
         claim(self._storage, directory)
         self._thread.start()
@@ -73,7 +74,7 @@ class Mirror:
         self._closing.set()
         self._thread.join(timeout=timeout_s)
         if self._thread.is_alive() or not self._attempt():
-            missing = sorted(self._local() - set(mirrored_steps(self._storage))) if not self._away else []
+            missing = sorted(self._local() - set(mirrored_steps(self._storage))) if not self._outages.is_away else []
             what = f"steps {', '.join(map(str, missing))}" if missing else "the newest state"
             self._notice(
                 f"The mirror {self._storage.uri} lacks {what}; it is in {self._directory.root}, and is sent when the "
@@ -86,18 +87,8 @@ class Mirror:
             self._closing.wait(self._pass_every_s if done else self._retry_s)
 
     def _attempt(self) -> bool:
-        """Whether everything that there is now has been sent. What a store does must not reach training."""
-        try:
-            send(self._directory, self._storage, self._sent)
-        except Exception as error:
-            if not self._away:
-                self._notice(f"The mirror can't be written ({' '.join(str(error).split())[:200]}); training goes on.")
-            self._away = True
-            return False
-        if self._away:
-            self._notice("The mirror is written again.")
-        self._away = False
-        return True
+        """Whether everything that there is now has been sent."""
+        return self._outages.attempt(lambda: send(self._directory, self._storage, self._sent))
 
     def _local(self) -> set[int]:
         return {checkpoint.step for checkpoint in committed(self._directory)}

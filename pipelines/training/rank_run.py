@@ -13,9 +13,10 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
+from pipelines.durable import sync
 from pipelines.training.checkpoints import CheckpointStore
 from pipelines.training.evaluations import Evaluator
-from pipelines.training.json_lines import append_line, sync
+from pipelines.training.json_lines import append_line
 from pipelines.training.measures import StepMeasures
 from pipelines.training.preemption import PreemptionSaves
 from pipelines.training.profiling import Profiling

@@ -30,6 +30,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipelines.layers import laid_over
 from pipelines.training.config import TrainingConfig
 from pipelines.training.json_lines import append_line, read_lines
 from pipelines.training.line_follower import LineFollower
@@ -222,15 +223,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def _with_defaults(before: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration as this version would have resolved it: fields that it is too old to have take their defaults."""
-    return _over(dataclasses.asdict(TrainingConfig(name="run", data="")), before)
-
-
-def _over(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(lower)
-    for key, value in upper.items():
-        below = merged.get(key)
-        merged[key] = _over(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
-    return merged
+    return laid_over(dataclasses.asdict(TrainingConfig(name="run", data="")), before)
 
 
 def read_json(path: Path) -> dict[str, Any]:

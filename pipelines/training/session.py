@@ -14,12 +14,13 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.layers import laid_over
 from pipelines.shard_ranges import ShardRanges
 from pipelines.training.adapters import merged, select_trained, write_adapters
 from pipelines.training.checkpoints import CheckpointStore
@@ -130,7 +131,7 @@ def model_config(config: TrainingConfig) -> ModelConfig:
     if config.model.preset not in PRESETS:
         known = ", ".join(sorted(PRESETS))
         raise ValueError(f"model.preset {config.model.preset!r} is unknown; choose one of {known}.")
-    return ModelConfig.from_dict(_merged(PRESETS[config.model.preset].to_dict(), config.model.overrides))
+    return ModelConfig.from_dict(laid_over(PRESETS[config.model.preset].to_dict(), config.model.overrides))
 
 
 def build_state(config: TrainingConfig, data: TrainingData) -> TrainState:
@@ -295,10 +296,3 @@ def export_model(state: TrainState, config: TrainingConfig, directory: RunDirect
     )
     if lora is not None:
         write_adapters(directory.root / "adapter", lora, adapters, config.model.init_from)
-
-
-def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in overrides.items():
-        merged[key] = _merged(base[key], value) if isinstance(value, Mapping) and key in base else value
-    return merged

@@ -20,6 +20,7 @@ from pipelines.training.config import TrainingConfig
 from pipelines.training.line_follower import LineFollower
 from pipelines.training.machine import ALWAYS_PRESENT, MachineSampler
 from pipelines.training.mlflow_run import MlflowRun, metrics_of
+from pipelines.training.outages import Outages
 from pipelines.training.run_directory import MetricsFollower, RunDirectory
 
 RETRY_S = 10.0
@@ -40,7 +41,8 @@ class Tracker:
         self._new_events = LineFollower(directory.events_path)
         self._attempts: list[dict[str, Any]] = []
         self._closing = threading.Event()
-        self._away, self._is_complete = False, False
+        self._is_complete = False
+        self._outages = Outages(notice, away="MLflow can't be reached", back="MLflow is back.")
         self._status = ""
         self._thread = threading.Thread(target=self._follow, name="mlflow-tracker", daemon=True)
         self._sampler: MachineSampler | None = None
@@ -64,23 +66,9 @@ class Tracker:
 
     def _follow(self) -> None:
         while not self._closing.is_set():
-            sent = self._attempt(self._flush)
+            sent = self._outages.attempt(self._flush)
             self._closing.wait(self._config.tracking.flush_every_s if sent else RETRY_S)
-        self._is_complete = self._attempt(self._finish)
-
-    def _attempt(self, action: Callable[[], Any]) -> bool:
-        """Whether `action` succeeded. What a tracking server does must not reach training: all is caught here."""
-        try:
-            action()
-        except Exception as error:
-            if not self._away:
-                self._notice(f"MLflow can't be reached ({' '.join(str(error).split())[:200]}); training goes on.")
-            self._away = True
-            return False
-        if self._away:
-            self._notice("MLflow is back.")
-        self._away = False
-        return True
+        self._is_complete = self._outages.attempt(self._finish)
 
     def _flush(self) -> None:
         self._steps.add(record for _, record in self._new_steps.read_new())

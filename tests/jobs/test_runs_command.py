@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,7 +108,7 @@ def test_stop_asks_the_running_job_and_waits_for_its_checkpoint(storage: Path) -
         with only_job(directory), exclusive(directory):
             running.set()
             while not directory.stop_path.exists():
-                pass
+                time.sleep(0.01)
             directory.append_event("stopped", attempt=1, step=2)
 
     running = threading.Event()
@@ -127,7 +128,7 @@ def test_a_job_that_ends_without_saving_is_told(storage: Path) -> None:
         with only_job(directory):
             running.set()
             while not directory.stop_path.exists():
-                pass
+                time.sleep(0.01)
 
     running = threading.Event()
     job = threading.Thread(target=die)
