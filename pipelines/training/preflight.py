@@ -138,7 +138,7 @@ class Preflight:
 
 
 def preflight(config: TrainingConfig, data: TrainingData) -> Preflight:
-    """Count a run. `config.model.init_from` is a directory by now. Raises ValueError for what training would refuse too."""  # noqa: E501
+    """Count a run, whose `model.init_from` is a directory by now. Raises ValueError for what training would refuse."""
     from vamba.parallel.fake_ranks import fake_ranks
     from vamba.parallel.footprint import footprint
     from vamba.parallel.mesh import build_mesh
