@@ -138,7 +138,7 @@ def build_state(config: TrainingConfig, data: TrainingData) -> TrainState:
     """Model, sharding and optimizer of this rank, at the start of the plan."""
     import torch
 
-    from vamba.parallel.layers import prepare_layers
+    from vamba.parallel.layers import prepare_layers, streaming_plan
     from vamba.parallel.mesh import build_mesh
     from vamba.parallel.sharding import shard_model
     from vamba.train.state import TrainState
@@ -155,8 +155,9 @@ def build_state(config: TrainingConfig, data: TrainingData) -> TrainState:
     shard_model(model.to(device), mesh, config.parallel)
     model.train()
     return TrainState(
-        model, config.train, num_steps=data.num_steps, reader_state=data.plan.start(), mesh=mesh, device=device
-    )
+        model, config.train, num_steps=data.num_steps, reader_state=data.plan.start(), mesh=mesh, device=device,
+        streaming=streaming_plan(config.parallel),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,9 +21,9 @@ import torch
 import torch.distributed as dist
 
 from vamba.data.reader import StepInput
-from vamba.parallel.sharding import set_gradient_sync
 from vamba.train.guard import Skipped
 from vamba.train.optimizer import local
+from vamba.train.passes import passes
 from vamba.train.seeds import seed_for
 from vamba.train.state import TrainState
 
@@ -153,16 +153,16 @@ _LOSS, _LOSS_TOKENS, _TEXT_TOKENS, _VIDEO_TOKENS, _STOP, _SAVE, _ABANDONED, _SQU
 def _forward_backward(state: TrainState, inputs: StepInput) -> torch.Tensor:
     """Accumulate gradients of the summed loss; returns this rank's totals, float64[8], only tokens and loss."""
     totals = torch.zeros(8, dtype=torch.float64, device=state.device)
-    for number, micro in enumerate(inputs.micro_batches, start=1):
-        set_gradient_sync(state.model, number == len(inputs.micro_batches))
-        torch.manual_seed(seed_for(state.config.seed, inputs.epoch, micro.pack_index, "forward"))
-        batch = micro.batch if state.device.type == "cpu" else micro.batch.to(state.device, non_blocking=True)
-        loss_sum, num_loss_tokens = state.model.loss(batch)
-        (loss_sum if micro.counts else loss_sum * 0.0).backward()
-        if micro.counts:
-            totals[_LOSS] += loss_sum.detach()
-            counts = (num_loss_tokens, micro.batch.num_text_tokens, micro.batch.num_video_tokens)
-            totals[_LOSS_TOKENS : _VIDEO_TOKENS + 1] += torch.tensor(counts, dtype=torch.float64, device=state.device)
+    with passes(state) as run_pass:
+        for number, micro in enumerate(inputs.micro_batches, start=1):
+            torch.manual_seed(seed_for(state.config.seed, inputs.epoch, micro.pack_index, "forward"))
+            is_last = number == len(inputs.micro_batches)
+            loss_sum, num_loss_tokens = run_pass(micro.batch, counts=micro.counts, is_last=is_last)
+            if micro.counts:
+                totals[_LOSS] += loss_sum
+                counts = (num_loss_tokens, micro.batch.num_text_tokens, micro.batch.num_video_tokens)
+                counted = torch.tensor(counts, dtype=torch.float64, device=state.device)
+                totals[_LOSS_TOKENS : _VIDEO_TOKENS + 1] += counted
     return totals
 
 
