@@ -22,6 +22,7 @@ import torch.distributed as dist
 
 from vamba.data.reader import StepInput
 from vamba.parallel.sharding import set_gradient_sync
+from vamba.train.agreement import any_asked
 from vamba.train.guard import Skipped
 from vamba.train.optimizer import local
 from vamba.train.seeds import seed_for
@@ -84,12 +85,17 @@ def train_step(state: TrainState, inputs: StepInput, *, stop: bool = False, save
     StepAbandonedError, on all ranks, when `inputs` of one are abandoned.
     """
     started = time.perf_counter()
+    if state.context is not None:
+        abandoned, stopped = any_asked(state.context, inputs, stop=stop)
+        if abandoned:
+            raise StepAbandonedError(stop=stopped)
     totals = _forward_backward(state, inputs)
     computed = time.perf_counter()
     totals[_STOP], totals[_SAVE], totals[_ABANDONED] = float(stop), float(save), float(inputs.abandoned)
     absent = [float(name in inputs.unreadable) for name in inputs.sample_ids]
     missing = torch.tensor(absent, dtype=torch.float64, device=state.device)
-    gauges = torch.tensor([state.gauges.flops(inputs), *[0.0] * len(state.gauges.groups)], dtype=torch.float64)
+    own_flops = state.gauges.flops(inputs) if state.counts else 0
+    gauges = torch.tensor([own_flops, *[0.0] * len(state.gauges.groups)], dtype=torch.float64)
     gauges = gauges.to(state.device)
     grad_norm = _reduce(state, totals, missing, gauges)
     loss_sum, num_loss_tokens, num_text_tokens, num_video_tokens, num_stops, num_saves, num_abandoned = totals.tolist()[
@@ -158,11 +164,12 @@ def _forward_backward(state: TrainState, inputs: StepInput) -> torch.Tensor:
         torch.manual_seed(seed_for(state.config.seed, inputs.epoch, micro.pack_index, "forward"))
         batch = micro.batch if state.device.type == "cpu" else micro.batch.to(state.device, non_blocking=True)
         loss_sum, num_loss_tokens = state.model.loss(batch)
-        (loss_sum if micro.counts else loss_sum * 0.0).backward()
-        if micro.counts:
+        counts = micro.counts and state.counts
+        (loss_sum if counts else loss_sum * 0.0).backward()
+        if counts:
             totals[_LOSS] += loss_sum.detach()
-            counts = (num_loss_tokens, micro.batch.num_text_tokens, micro.batch.num_video_tokens)
-            totals[_LOSS_TOKENS : _VIDEO_TOKENS + 1] += torch.tensor(counts, dtype=torch.float64, device=state.device)
+            sizes = (num_loss_tokens, micro.batch.num_text_tokens, micro.batch.num_video_tokens)
+            totals[_LOSS_TOKENS : _VIDEO_TOKENS + 1] += torch.tensor(sizes, dtype=torch.float64, device=state.device)
     return totals
 
 
