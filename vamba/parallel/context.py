@@ -22,9 +22,9 @@ import torch.distributed as dist
 class ContextGroup:
     """A rank's place among those that share its video.
 
-    rank: in the group of `size`. group: for what all of its ranks do together. to_next, from_previous: groups of two,
-    for what flows along the ring; each carries one direction at a time, because NCCL runs the transfers of a group in
-    the order in which they were asked for.
+    rank: in the group of `size`. group: for what all of its ranks do together. to_next, from_previous: for what flows
+    along the ring. What closes the ring has a process group of its own: between two ranks both directions would share a
+    NCCL communicator, which runs transfers in the order in which they were asked for, and each would wait for the other.
     """
 
     rank: int
@@ -69,33 +69,38 @@ def share_of(rank: int, world_size: int, context: int) -> tuple[int, int]:
 def build_context(context: int, device: torch.device | str = "cpu") -> ContextGroup | None:
     """The group of this rank among neighbours of the current process group; None where each rank has its own video.
 
-    Collective over the ranks of each group. Raises ValueError when the ranks do not divide into such groups.
+    Collective over all ranks. Raises ValueError when the ranks do not divide into such groups.
     """
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     check_context(context, world_size)
     if context == 1:
         return None
-    first = rank // context * context
-    members = list(range(first, first + context))
-    place = rank - first
-    group = _group_of(members, device)
-    links = {}
-    for sender in members:
-        receiver = first + (sender - first + 1) % context
-        if rank in (sender, receiver):
-            links[sender] = _group_of([sender, receiver], device)
-    return ContextGroup(
+    place, device = rank % context, torch.device(device)
+    group, ring, closing = (_own_group(rank, world_size, context) for _ in range(3))
+    found = ContextGroup(
         rank=place,
         size=context,
-        device=torch.device(device),
+        device=device,
         group=group,
-        to_next=links[rank],
-        from_previous=links[first + (place - 1) % context],
+        to_next=closing if place == context - 1 else ring,
+        from_previous=closing if place == 0 else ring,
     )
+    _connect(found)
+    return found
 
 
-def _group_of(ranks: list[int], device: torch.device | str) -> Any:
-    group = dist.new_group(sorted(ranks), use_local_synchronization=True)
-    # NCCL connects at the first use, which both ends must reach: here, in one order, and not where they first meet.
-    dist.all_reduce(torch.zeros(1, device=device), group=group)
-    return group
+def _own_group(rank: int, world_size: int, context: int) -> Any:
+    """Of all groups of neighbours, which every rank must ask for in the same order, the one this rank is in."""
+    starts = range(0, world_size, context)
+    groups = [dist.new_group(list(range(start, start + context))) for start in starts]
+    return groups[rank // context]
+
+
+def _connect(context: ContextGroup) -> None:
+    """NCCL connects two ranks when both first meet: here, one pair after the other, and not in the middle of a step."""
+    dist.all_reduce(torch.zeros(1, device=context.device), group=context.group)
+    for sender in range(context.size):
+        if context.rank == sender:
+            dist.send(torch.zeros(1, device=context.device), context.next, group=context.to_next)
+        elif context.rank == (sender + 1) % context.size:
+            dist.recv(torch.zeros(1, device=context.device), context.previous, group=context.from_previous)
