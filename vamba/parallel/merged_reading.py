@@ -5,7 +5,7 @@
 
 Every rank runs the same text, but the loss counts at one of them. So a gradient at a rank is its share of the whole one,
 for the text's parameters as for the video's, and the sum over ranks that training takes anyway is the gradient. Here
-the shares meet: the ranks' outputs are one sum, so each of them needs the gradient of all.
+the shares meet: the output is one sum over ranks, so each of them needs the gradients of all.
 
 Shapes: T queries, H query heads, D values per head.
 """  # noqa: E501
@@ -20,7 +20,25 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from vamba.ops.attention.partial import Group, Parts, attend, attend_backward
+from vamba.ops.attention.partial import Groups, Parts, Reading
+
+
+class MergedReading(Reading):
+    """A `Reading` of the parts of all ranks of a process group. Collective: all of them read, and go backward."""
+
+    def __init__(self, parts: Parts, groups: Groups, group: Any) -> None:
+        """parts: this rank's."""
+        super().__init__(parts, groups)
+        self._group = group
+
+    def __call__(self, q_THD: Tensor) -> Tensor:
+        out: Tensor = _OfAllRanks.apply(super().__call__(q_THD), self._group)
+        return out
+
+    def found(self, q_THD: Tensor) -> tuple[Tensor, Tensor]:
+        if self._found is None:
+            self._found = merge_over_ranks(*super().found(q_THD), self._group)
+        return self._found
 
 
 def merge_over_ranks(out_THD: Tensor, lse_TH: Tensor, group: Any) -> tuple[Tensor, Tensor]:
@@ -32,24 +50,20 @@ def merge_over_ranks(out_THD: Tensor, lse_TH: Tensor, group: Any) -> tuple[Tenso
     summed = torch.cat([out_THD * weight_TH1, weight_TH1], dim=-1)
     dist.all_reduce(summed, group=group)
     total_TH1 = summed[..., -1:]
-    return summed[..., :-1] / total_TH1.clamp_min(torch.finfo(total_TH1.dtype).tiny), most_TH + total_TH1[..., 0].log()
+    return summed[..., :-1] / total_TH1, most_TH + total_TH1[..., 0].log()
 
 
-class ReadOverRanks(torch.autograd.Function):
-    """What queries see of the keys of all ranks; `parts` are this rank's, `group` the ranks."""
+class _OfAllRanks(torch.autograd.Function):
+    """The same values; their gradient is the sum over ranks."""
 
     @staticmethod
-    def forward(ctx: Any, q_THD: Tensor, parts: Parts, groups: tuple[Group, ...], group: Any) -> Tensor:
-        out_THD, lse_TH = merge_over_ranks(*attend(q_THD, parts, groups), group)
-        ctx.save_for_backward(q_THD, out_THD, lse_TH)
-        ctx.parts, ctx.groups, ctx.group = parts, groups, group
-        return out_THD.to(q_THD.dtype)
+    def forward(ctx: Any, out_THD: Tensor, group: Any) -> Tensor:
+        ctx.group = group
+        return out_THD.view_as(out_THD)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_THD: Tensor) -> tuple[Tensor, None, None, None]:
-        q_THD, out_THD, lse_TH = ctx.saved_tensors
-        grad_THD = grad_THD.to(out_THD.dtype, copy=True).contiguous()
-        dist.all_reduce(grad_THD, group=ctx.group)
-        dq_THD = attend_backward(grad_THD, q_THD, out_THD, lse_TH, ctx.parts, ctx.groups)
-        return dq_THD.to(q_THD.dtype), None, None, None
+    def backward(ctx: Any, grad_THD: Tensor) -> tuple[Tensor, None]:
+        summed_THD = grad_THD.to(torch.promote_types(grad_THD.dtype, torch.float32), copy=True).contiguous()
+        dist.all_reduce(summed_THD, group=ctx.group)
+        return summed_THD.to(grad_THD.dtype), None
