@@ -116,9 +116,10 @@ class HybridLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, t_TD: Tensor, v_MD: Tensor | None, context: PackedContext) -> tuple[Tensor, Tensor | None]:
-        """Both streams through the layer, for a packed batch."""
-        read: Read | None = None
+    def forward(
+        self, t_TD: Tensor, v_MD: Tensor | None, context: PackedContext, read: Read | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Both streams through the layer, for a packed batch; `read` is of a video that has run without the text."""
         if v_MD is not None:
             v_MD, (k_MKD, values_MKD) = self.read_video(v_MD, context.video_rotary)
             read = partial(self.ops.cross_attention, k_MKD=k_MKD, v_MKD=values_MKD, layout=context.cross)

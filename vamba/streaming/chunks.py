@@ -44,11 +44,13 @@ class Chunk:
 class Frames:
     """Whole frame pairs that make the tokens of a span.
 
-    grids: of each item's part, in order. pairs_before: per part, frame pairs of its item that come before it.
+    grids: of each item's part, in order. items: per part, which of the media it is of. pairs_before: per part, frame
+    pairs of its item that come before it.
     rows: first and end row of the packed patches. lead, trail: tokens they make before and after the span.
     """
 
     grids: tuple[Grid, ...]
+    items: tuple[int, ...]
     pairs_before: tuple[int, ...]
     rows: tuple[int, int]
     lead: int
@@ -89,9 +91,10 @@ def covering(grids: Sequence[Grid], start: int, stop: int, *, merge_size: int) -
     assert 0 <= start < stop
     cell = merge_size**2
     parts: list[Grid] = []
+    items: list[int] = []
     before: list[int] = []
     first_row = end_row = first_token = end_token = item_token = 0
-    for t, h, w in grids:
+    for item, (t, h, w) in enumerate(grids):
         tokens = h * w // cell
         first, end = max(0, start - item_token) // tokens, min(t, -(-(stop - item_token) // tokens))
         if first < end:
@@ -99,28 +102,15 @@ def covering(grids: Sequence[Grid], start: int, stop: int, *, merge_size: int) -
                 first_token, first_row = item_token + first * tokens, (item_token + first * tokens) * cell
             end_token, end_row = item_token + end * tokens, (item_token + end * tokens) * cell
             parts.append((end - first, h, w))
+            items.append(item)
             before.append(first)
         item_token += t * tokens
     assert item_token >= stop, "the span reaches beyond the media"
     return Frames(
         grids=tuple(parts),
+        items=tuple(items),
         pairs_before=tuple(before),
         rows=(first_row, end_row),
         lead=start - first_token,
         trail=end_token - stop,
     )
-
-
-def runs(grids: Sequence[Grid], run_tokens: int, *, merge_size: int) -> tuple[tuple[int, int], ...]:
-    """Token spans that tile the media at frame pairs: as many pairs as `run_tokens` hold, one where it holds none."""
-    cell = merge_size**2
-    spans: list[tuple[int, int]] = []
-    start = end = 0
-    for t, h, w in grids:
-        tokens = h * w // cell
-        for _ in range(t):
-            if end > start and end + tokens - start > run_tokens:
-                spans.append((start, end))
-                start = end
-            end += tokens
-    return (*spans, (start, end)) if end > start else tuple(spans)

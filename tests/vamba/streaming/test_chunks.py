@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vamba.data.batch import Grid
-from vamba.streaming.chunks import aligned, covering, cut, runs
+from vamba.streaming.chunks import aligned, covering, cut
 
 GRIDS: tuple[Grid, ...] = ((5, 4, 6), (1, 4, 4), (2, 2, 4), (3, 6, 4))
 """6, 4, 2 and 6 tokens a pair: 30, 4, 4 and 18 tokens."""
@@ -51,13 +51,4 @@ def test_the_pairs_of_a_span_are_whole_and_make_its_tokens() -> None:
             assert end == 56 or pair_of[end] != pair_of[end - 1]
             assert set(pair_of[first:end]) == set(pair_of[start:stop])
             assert frames.pairs_before[0] == pair_of[start] % 100
-
-
-@pytest.mark.parametrize("size", [1, 6, 13, 100])
-def test_runs_of_the_tower_are_whole_pairs(size: int) -> None:
-    spans = runs(GRIDS, size, merge_size=2)
-    assert [token for start, end in spans for token in range(start, end)] == list(range(56))
-    for start, end in spans:
-        frames = covering(GRIDS, start, end, merge_size=2)
-        assert (frames.lead, frames.trail) == (0, 0)
-        assert end - start <= size or sum(t for t, _, _ in frames.grids) == 1
+            assert list(frames.items) == sorted(set(pair_of[start:stop] // 100))

@@ -69,16 +69,32 @@ class Groups(NamedTuple):
         return cls(tuple(Group(slice(q[i], q[i + 1]), k[i], k[i + 1]) for i in range(len(q) - 1)), layout.query_tokens)
 
 
-def cross_attention(q_THD: Tensor, parts: Parts, groups: Groups) -> Tensor:
-    """Every query of a sample over all of its keys; zero for queries of samples without a video; (T, H, D).
+class Reading:
+    """What the text of one pass reads of one layer's keys and values: once forward, and once backward.
 
-    The gradient of q comes the usual way, those of keys and values through `parts.replace`, in backward.
+    The same queries may be given again, by a layer that is recomputed: they get what was found for them. The gradient
+    of q comes the usual way, those of keys and values through `parts.replace`, in backward.
     """
-    q = q_THD if groups.query_tokens is None else q_THD.index_select(0, groups.query_tokens)
-    out: Tensor = _Read.apply(q, parts, groups.groups)
-    if groups.query_tokens is None:
-        return out
-    return q_THD.new_zeros(q_THD.shape).index_copy(0, groups.query_tokens, out)
+
+    def __init__(self, parts: Parts, groups: Groups) -> None:
+        self.parts, self.groups = parts, groups
+        self.is_spent = False
+        """The backward pass has run: the parts are gradients now."""
+        self._found: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, q_THD: Tensor) -> Tensor:
+        """Every query of a sample over all of its keys; zero for queries of samples without a video; (T, H, D)."""
+        tokens = self.groups.query_tokens
+        q = q_THD if tokens is None else q_THD.index_select(0, tokens)
+        # Keys and values want gradients also where the queries do not; autograd goes where something asks for one.
+        out: Tensor = _Read.apply(q, q.new_zeros((), requires_grad=True), self)
+        return out if tokens is None else q_THD.new_zeros(q_THD.shape).index_copy(0, tokens, out)
+
+    def found(self, q_THD: Tensor) -> tuple[Tensor, Tensor]:
+        """(out_THD, lse_TH) of the queries that have keys."""
+        if self._found is None:
+            self._found = attend(q_THD, self.parts, self.groups.groups)
+        return self._found
 
 
 def attend(q_THD: Tensor, parts: Iterable[Part], groups: Iterable[Group]) -> tuple[Tensor, Tensor]:
@@ -127,17 +143,20 @@ def attend_backward(
 
 class _Read(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q_THD: Tensor, parts: Parts, groups: tuple[Group, ...]) -> Tensor:
-        out_THD, lse_TH = attend(q_THD, parts, groups)
+    def forward(ctx: Any, q_THD: Tensor, asking: Tensor, reading: Reading) -> Tensor:
+        out_THD, lse_TH = reading.found(q_THD)
         ctx.save_for_backward(q_THD, out_THD, lse_TH)
-        ctx.parts, ctx.groups = parts, groups
-        return out_THD.to(q_THD.dtype)
+        ctx.reading = reading
+        return out_THD.to(q_THD.dtype, copy=True)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_THD: Tensor) -> tuple[Tensor, None, None]:
         q_THD, out_THD, lse_TH = ctx.saved_tensors
-        dq_THD = attend_backward(grad_THD, q_THD, out_THD, lse_TH, ctx.parts, ctx.groups)
+        reading: Reading = ctx.reading
+        assert not reading.is_spent, "keys and values are gone after one backward pass"
+        reading.is_spent = True
+        dq_THD = attend_backward(grad_THD, q_THD, out_THD, lse_TH, reading.parts, reading.groups.groups)
         return dq_THD.to(q_THD.dtype), None, None
 
 
@@ -206,10 +225,13 @@ def _kernel_backward(
     grad_KND: Tensor, q_KND: Tensor, out_KND: Tensor, lse_KN1: Tensor, k_KMD: Tensor, v_KMD: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows, keys = q_KND.shape[1], k_KMD.shape[1]
-    seed = torch.zeros((), dtype=torch.int64, device=q_KND.device)  # of a dropout there is none of
-    inputs = (t[None].contiguous() for t in (grad_KND.to(q_KND.dtype), q_KND, k_KMD, v_KMD, out_KND.to(q_KND.dtype)))
+    grad, q, k, v, out = (t[None].to(q_KND.dtype) for t in (grad_KND, q_KND, k_KMD, v_KMD, out_KND))
+    # The state of a dropout that there is none of, in the form that this version of torch has for it.
+    _, _, cu_q, cu_k, _, _, seed, offset, _ = torch.ops.aten._scaled_dot_product_flash_attention(
+        q[:, :, :1], k[:, :, :1], v[:, :, :1]
+    )
     dq, dk, dv = torch.ops.aten._scaled_dot_product_flash_attention_backward(
-        *inputs, lse_KN1[None, ..., 0].contiguous(), None, None, rows, keys, 0.0, False, seed, seed
+        grad, q, k, v, out, lse_KN1[None, ..., 0].contiguous(), cu_q, cu_k, rows, keys, 0.0, False, seed, offset
     )
     return dq[0].float(), dk[0], dv[0]
 
