@@ -132,8 +132,11 @@ class Preflight:
     def _mesh(self) -> str:
         workers, replicate = self.config.workers, self.config.parallel.replicate
         shape = f"{replicate} replica(s) of {workers.num_workers // replicate} shard(s)"
-        idle = -self.config.plan.packs_per_step % workers.num_workers
+        context = self.config.parallel.context
+        idle = -self.config.plan.packs_per_step % (workers.num_workers // context) * context
         said = f"{workers.num_workers} workers on {workers.device}, {shape}, {self.config.parallel.compute_dtype}"
+        if context > 1:
+            said += f"; each pack on {context} workers"
         return said + (f"; {idle} of them repeat a pack in the last round of every step" if idle else "")
 
 
@@ -160,7 +163,7 @@ def preflight(config: TrainingConfig, data: TrainingData) -> Preflight:
         model.config,
         config.parallel,
         _largest_pack(config, data),
-        micro_batches=math.ceil(config.plan.packs_per_step / workers),
+        micro_batches=math.ceil(config.plan.packs_per_step * config.parallel.context / workers),
         on_gpu=config.workers.device == "cuda",
         trains_blocks=any(name.startswith(("visual.blocks.", "visual.patch_embed.")) for name in trained),
         trains_merger=any(name.startswith("visual.merger.") for name in trained),

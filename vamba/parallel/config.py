@@ -13,6 +13,8 @@ class ParallelConfig:
     """Sharding and precision.
 
     replicate: groups that hold a whole sharded copy each (HSDP); 1 shards over all ranks.
+    context: ranks that share a pack, its video split over them. 1 gives every rank packs of its own. For videos that are
+        too long for one rank's memory or patience; takes `activation: streamed`.
     reshard_after_forward: free gathered parameters between forward and backward. Costs a second all-gather per unit
         and saves the memory of a whole model; pointless for models that fit many times over.
     min_unit_parameters: modules with fewer parameters are gathered with the root instead of on their own: below
@@ -30,6 +32,7 @@ class ParallelConfig:
     """
 
     replicate: int = 1
+    context: int = 1
     activation: Activation = "none"
     streamed_above_tokens: int = 16384
     stream_chunk_tokens: int = 4096
@@ -54,6 +57,8 @@ class ParallelConfig:
                 "parallel.activation is 'streamed' and parallel.compile is true: a streamed video runs through parts of "
                 "a layer that are not compiled. Set parallel.compile=false, or parallel.activation=layer."
             )
+        if self.context < 1:
+            raise ValueError(f"parallel.context is {self.context}; use 1 (a video to a rank) or more ranks per video.")
         if self.activation not in get_args(Activation):
             raise ValueError(
                 f"parallel.activation is {self.activation!r}; it must be one of {', '.join(get_args(Activation))}."

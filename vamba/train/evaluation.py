@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from vamba.data.reader import StepInput
 from vamba.parallel.gathered import fsdp_modules, gather
+from vamba.train.agreement import require_same_packs
 from vamba.train.passes import loss_alone
 from vamba.train.seeds import seed_for
 from vamba.train.state import TrainState
@@ -79,10 +80,12 @@ def evaluate(
 def _add_round(state: TrainState, inputs: StepInput, totals: torch.Tensor, stop: bool) -> bool:
     """Add the loss and the tokens of all ranks to `totals`; False when some rank was asked to stop."""
     own = torch.zeros(3, dtype=torch.float64, device=state.device)
+    if state.context is not None:
+        require_same_packs(state.context, inputs)
     for micro in inputs.micro_batches:
         torch.manual_seed(seed_for(state.config.seed, inputs.epoch, micro.pack_index, "evaluation"))
         loss_sum, num_loss_tokens = loss_alone(state, micro.batch)
-        if micro.counts:
+        if micro.counts and state.counts:
             own[0] += loss_sum
             own[1] += num_loss_tokens
     own[2] = float(stop)

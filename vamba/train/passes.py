@@ -1,7 +1,7 @@
 """Forward and backward of one batch, whole or with its video streamed; gradients of the summed loss are added.
 
-    without streaming   each pass gathers and lets go; gradients are reduced in the last one of a step
-    with streaming      all units stay whole from the first pass to the last, so that ranks may differ in what they run
+without streaming   each pass gathers and lets go; gradients are reduced in the last one of a step
+with streaming      all units stay whole from the first pass to the last, so that ranks may differ in what they run
 """
 
 from __future__ import annotations
