@@ -54,8 +54,8 @@ class ParallelConfig:
             )
         if self.activation == "streamed" and self.compile:
             raise ValueError(
-                "parallel.activation is 'streamed' and parallel.compile is true: a streamed video runs through parts of "
-                "a layer that are not compiled. Set parallel.compile=false, or parallel.activation=layer."
+                "parallel.activation is 'streamed' and parallel.compile is true: a streamed video runs through parts "
+                "of a layer that are not compiled. Set parallel.compile=false, or parallel.activation=layer."
             )
         if self.context < 1:
             raise ValueError(f"parallel.context is {self.context}; use 1 (a video to a rank) or more ranks per video.")
