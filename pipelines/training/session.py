@@ -158,7 +158,7 @@ def build_state(config: TrainingConfig, data: TrainingData) -> TrainState:
     return TrainState(
         model, config.train, num_steps=data.num_steps, reader_state=data.plan.start(), mesh=mesh,
         context=build_context(config.parallel.context, device), device=device,
-        streaming=streaming_plan(config.parallel),
+        streaming=streaming_plan(config.parallel, device),
     )  # fmt: skip
 
 

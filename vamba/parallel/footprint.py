@@ -63,7 +63,7 @@ def footprint(
         *_collective_lines(sizes, config, compute, micro_batches),
         MemoryLine(
             name="streamed video",
-            size_bytes=kept.stored,
+            size_bytes=kept.stored if _is_worker_memory(config, on_gpu=on_gpu) else 0,
             of="keys, values, states at chunk bounds and the tower's tokens",
         ),
         MemoryLine(name="layer activations", size_bytes=kept.kept_layers, of=f"estimate: {policy}, {rows}"),
@@ -76,6 +76,31 @@ def footprint(
     if on_gpu:
         lines.append(MemoryLine(name="CUDA and NCCL", size_bytes=_CUDA_RESERVE, of="assumed"))
     return tuple(line for line in lines if line.size_bytes)
+
+
+def stored_elsewhere(
+    model: ModelConfig,
+    config: ParallelConfig,
+    pack: PackShape,
+    *,
+    on_gpu: bool,
+    trains_blocks: bool,
+    trains_merger: bool,
+) -> MemoryLine | None:
+    """What a worker keeps of its largest streamed video where its own memory is not; None where it keeps nothing there."""
+    compute = 2 if config.compute_dtype == "bfloat16" else 4
+    stored = pack_memory(
+        model, pack, config, compute_bytes=compute, trains_blocks=trains_blocks, trains_merger=trains_merger
+    ).stored
+    if not stored or _is_worker_memory(config, on_gpu=on_gpu):
+        return None
+    place = "pinned host memory" if config.stream_kv == "host" else f"files in {config.stream_directory or 'TMPDIR'}"
+    return MemoryLine(name="streamed video", size_bytes=stored, of=f"a worker, in {place}")
+
+
+def _is_worker_memory(config: ParallelConfig, *, on_gpu: bool) -> bool:
+    """Whether what is kept of a streamed video lies in the memory whose lines are counted; a CPU has one memory."""
+    return config.stream_kv == "device" or (config.stream_kv == "host" and not on_gpu)
 
 
 def _collective_lines(sizes: ShardSizes, config: ParallelConfig, compute: int, micro_batches: int) -> list[MemoryLine]:

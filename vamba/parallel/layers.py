@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from vamba.ops.backends import Operations
 from vamba.parallel.config import ParallelConfig
+from vamba.streaming.placement import Placement
 from vamba.streaming.training import StreamingPlan
 
 _COMPILERS = ("g++", "clang++", "c++")
@@ -38,11 +40,16 @@ def prepare_layers(model: Any, config: ParallelConfig) -> None:
             compile_layer(layer)
 
 
-def streaming_plan(config: ParallelConfig) -> StreamingPlan | None:
+def streaming_plan(config: ParallelConfig, device: torch.device) -> StreamingPlan | None:
     """Which packs are streamed, and how; None where none is."""
     if config.activation != "streamed":
         return None
-    return StreamingPlan(above_tokens=config.streamed_above_tokens, chunk_tokens=config.stream_chunk_tokens)
+    placement = Placement(kv=config.stream_kv, directory=config.stream_directory)
+    return StreamingPlan(
+        above_tokens=config.streamed_above_tokens,
+        chunk_tokens=config.stream_chunk_tokens,
+        open_store=partial(placement.open_store, device, torch.float32),
+    )
 
 
 def compile_layer(layer: Any, *, backend: str = "inductor") -> None:
