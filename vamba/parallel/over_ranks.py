@@ -16,7 +16,7 @@ from vamba.parallel.context import ContextGroup
 from vamba.parallel.merged_reading import MergedReading
 from vamba.parallel.passing import RankCarry, StateShape
 from vamba.streaming.chunks import Chunk, aligned
-from vamba.streaming.walk import Carry, LocalCarry, mixes
+from vamba.streaming.walk import Carry, LocalCarry, layers_with_state, trained_states
 
 ROUNDS = 4
 """Chunks that each rank gets of a video at the least, where it is long enough: what a rank waits for at the two ends is a
@@ -41,7 +41,7 @@ class OverRanks:
         return tuple(chunk for chunk in chunks if self._context.owns(chunk.index))
 
     def carry(self, model: Any, chunks: Sequence[Chunk], *, backward: bool) -> Carry:
-        layers = [index for index, layer in enumerate(model.model.hybrid_layers) if mixes(layer)]
+        layers = trained_states(model) if backward else layers_with_state(model)
         if not layers:
             return LocalCarry()
         mixer = model.model.hybrid_layers[layers[0]].vision_mixer.mixer

@@ -24,12 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from vamba.data.batch import VideoLayout
-from vamba.model.layer import HybridLayer
 from vamba.model.mixer import MixerState
 from vamba.streaming.chunks import Chunk
 from vamba.streaming.store import TOKENS, TensorStore, keys_values, states
 from vamba.streaming.tower import TowerPass
-from vamba.streaming.walk import Carry, LayerPass, mixes, read_and_mix, rotary_of, seq_idx_of
+from vamba.streaming.walk import Carry, LayerPass, mixes, read_and_mix, rotary_of, seq_idx_of, trained_states
 
 
 class _Segment(NamedTuple):
@@ -49,6 +48,7 @@ class StreamedVideo:
         """layout: of the packed video, on the model's device."""
         self._config, self._layers = model.architecture, model.model.hybrid_layers
         self._layout, self._tower, self._store, self.chunks = layout, tower, store, tuple(chunks)
+        self._trained_states = frozenset(trained_states(model))
         self._draws = any(isinstance(m, nn.Dropout) and m.p > 0 and m.training for m in model.modules())
         self._seed = torch.initial_seed()
 
@@ -98,11 +98,11 @@ class StreamedVideo:
         rotary, seq_idx = rotary_of(chunk, self._layout, self._config, tokens_MD), seq_idx_of(chunk, self._layout)
         segments: list[_Segment] = []
         stream_MD = tokens_MD
-        for layer in self._layers:
+        for index, layer in enumerate(self._layers):
             stream_MD = stream_MD.detach().requires_grad_(stream_MD.requires_grad)
             state = None
             if kept := next(began):
-                wants = _trains_state(layer, stream_MD)
+                wants = index in self._trained_states
                 conv_BCW, ssm_BHPN = (tensor.detach().clone().requires_grad_(wants) for tensor in kept)
                 state = MixerState(conv_BCW=conv_BCW, ssm_BHPN=ssm_BHPN)
             left = read_and_mix(layer, stream_MD, rotary, seq_idx, state)
@@ -117,7 +117,7 @@ class StreamedVideo:
         d_stream_MD: Tensor | None = None
         for index in reversed(range(len(segments))):
             stream_MD, state, left = segments.pop()
-            wants_state = mixes(self._layers[index]) and _trains_state(self._layers[index], stream_MD)
+            wants_state = index in self._trained_states
             known = list(zip((left.k_MKD, left.v_MKD, left.stream_MD), (*next(gradients), d_stream_MD), strict=True))
             if wants_state and not chunk.ends_sample:
                 assert left.state is not None
@@ -142,12 +142,6 @@ class StreamedVideo:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed((self._seed + 1 + chunk.index) % (1 << 63))
             yield
-
-
-def _trains_state(layer: HybridLayer, stream_MD: Tensor) -> bool:
-    """Whether a gradient through the mixer's state reaches something trained; the same for every chunk of a batch."""
-    assert layer.vision_mixer is not None
-    return stream_MD.requires_grad or any(p.requires_grad for p in layer.vision_mixer.parameters())
 
 
 def _grad_of(tensor: Tensor) -> Tensor:

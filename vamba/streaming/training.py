@@ -17,23 +17,24 @@ import torch
 from torch import Tensor
 
 from vamba.data.batch import Batch
-from vamba.ops.attention.partial import Groups, Reading
+from vamba.ops.attention.partial import Groups
 from vamba.streaming.backward import StreamedVideo
 from vamba.streaming.chunks import cut
 from vamba.streaming.pixels import Pixels, without_pixels
+from vamba.streaming.spread import Here, Spread
 from vamba.streaming.store import DeviceStore, StoredKeysValues, TensorStore
 from vamba.streaming.tower import TowerPass
-from vamba.streaming.walk import LocalCarry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamingPlan:
     """above_tokens: a batch with more video tokens is streamed. chunk_tokens: video tokens that have a graph at once.
-    open_store: makes the place of what is kept between the passes over one batch."""
+    open_store: makes the place of what is kept between the passes over one batch. spread: where its chunks run."""
 
     above_tokens: int
     chunk_tokens: int
     open_store: Callable[[], TensorStore] = DeviceStore
+    spread: Spread = Here()
 
     def streams(self, batch: Batch) -> bool:
         """Whether a batch is streamed."""
@@ -45,16 +46,19 @@ class _Streamed:
 
     def __init__(self, model: Any, batch: Batch, plan: StreamingPlan, device: torch.device, store: TensorStore) -> None:
         assert batch.video is not None and batch.cross is not None
-        chunks = cut(batch.video.cu_seqlens.tolist(), plan.chunk_tokens)
+        size = plan.spread.chunk_tokens(batch.num_video_tokens, plan.chunk_tokens)
+        chunks = plan.spread.own(cut(batch.video.cu_seqlens.tolist(), size))
         groups = Groups.of(batch.cross)
         self.batch = without_pixels(batch).to(device, non_blocking=True)
         assert self.batch.video is not None and self.batch.cross is not None
         tower = TowerPass(model.visual, Pixels(batch, device), store)
         self.video = StreamedVideo(model, self.batch.video, tower, store, chunks)
-        self.video.forward(LocalCarry(), for_backward=torch.is_grad_enabled())
+        carry = plan.spread.carry(model, chunks, backward=False)
+        self.video.forward(carry, for_backward=torch.is_grad_enabled())
         groups = groups._replace(query_tokens=self.batch.cross.query_tokens)
+        carry.close()
         layers = range(len(model.model.hybrid_layers))
-        self.reads = tuple(Reading(StoredKeysValues(store, layer), groups) for layer in layers)
+        self.reads = tuple(plan.spread.reading(StoredKeysValues(store, layer), groups) for layer in layers)
 
 
 def forward_backward(
@@ -77,7 +81,9 @@ def forward_backward(
         loss_sum, num_loss_tokens = model.loss(streamed.batch, streamed.reads)
         (loss_sum if counts else loss_sum * 0.0).backward()
         assert all(read.is_spent for read in streamed.reads)
-        streamed.video.backward(LocalCarry(), after_chunk)
+        carry = plan.spread.carry(model, streamed.video.chunks, backward=True)
+        streamed.video.backward(carry, after_chunk)
+        carry.close()
     finally:
         store.close()
     return loss_sum.detach(), num_loss_tokens

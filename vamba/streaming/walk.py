@@ -10,7 +10,7 @@ Shapes: M video tokens of the chunk, D width, K key/value heads.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -36,6 +36,9 @@ class Carry(Protocol):
     def give(self, chunk: int, layer: int, state: MixerState) -> None:
         """What chunk `chunk` leaves for its neighbour at `layer`."""
 
+    def close(self) -> None:
+        """The walk is over: return when all that was given has left this process."""
+
 
 class LocalCarry:
     """All chunks in one process, one after the other."""
@@ -48,6 +51,9 @@ class LocalCarry:
 
     def give(self, chunk: int, layer: int, state: MixerState) -> None:
         self._states[layer] = state
+
+    def close(self) -> None:
+        assert not self._states, "a state was given and never taken"
 
 
 class LayerPass(NamedTuple):
@@ -73,6 +79,24 @@ def read_and_mix(
 def mixes(layer: HybridLayer) -> bool:
     """Whether a layer's mixer runs, and so has a state: the last layer's would be read by nothing."""
     return not layer.is_last and layer.vision_mixer is not None
+
+
+def layers_with_state(model: Any) -> list[int]:
+    """The layers whose mixers run, in order."""
+    return [index for index, layer in enumerate(model.model.hybrid_layers) if mixes(layer)]
+
+
+def trained_states(model: Any) -> list[int]:
+    """Those whose states get gradients: what is trained of the model lies in their mixer or below it."""
+    found = []
+    below = any(p.requires_grad for p in model.visual.parameters())
+    for index, layer in enumerate(model.model.hybrid_layers):
+        below = below or (layer.normalises_video and layer.input_layernorm.weight.requires_grad)
+        if mixes(layer):
+            below = below or any(p.requires_grad for p in layer.vision_mixer.parameters())
+            if below:
+                found.append(index)
+    return found
 
 
 def seq_idx_of(chunk: Chunk, layout: VideoLayout) -> Tensor | None:
