@@ -139,7 +139,7 @@ def build_state(config: TrainingConfig, data: TrainingData) -> TrainState:
     import torch
 
     from vamba.parallel.context import build_context
-    from vamba.parallel.layers import prepare_layers
+    from vamba.parallel.layers import prepare_layers, streaming_plan
     from vamba.parallel.mesh import build_mesh
     from vamba.parallel.sharding import shard_model
     from vamba.train.state import TrainState
@@ -158,6 +158,7 @@ def build_state(config: TrainingConfig, data: TrainingData) -> TrainState:
     return TrainState(
         model, config.train, num_steps=data.num_steps, reader_state=data.plan.start(), mesh=mesh,
         context=build_context(config.parallel.context, device), device=device,
+        streaming=streaming_plan(config.parallel),
     )  # fmt: skip
 
 

@@ -61,7 +61,8 @@ class HybridModel(nn.Module):
         """Text hidden states (T, D) after the final norm; `reads`, one a layer, are of a video that has run alone."""
         t_TD = self.embed_tokens(batch.input_ids_T)
         context = self._context(batch, t_TD.dtype, with_video=v_MD is not None)
-        for layer, read in zip(self.layers, reads or [None] * len(self.layers), strict=True):
+        for index, layer in enumerate(self.layers):
+            read = reads[index] if reads else None
             if self.recompute_activations and torch.is_grad_enabled():
                 t_TD, v_MD = checkpoint(layer, t_TD, v_MD, context, read, use_reentrant=False)
             else:

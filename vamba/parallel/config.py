@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Activation = Literal["none", "layer"]
+Activation = Literal["none", "layer", "streamed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +20,11 @@ class ParallelConfig:
     min_unit_parameters: modules with fewer parameters are gathered with the root instead of on their own: below
         about a million parameters a collective's latency costs more than it hides.
     activation: what a forward pass keeps for the backward pass. "none" recomputes nothing and keeps everything; "layer"
-        keeps every hybrid layer's inputs and computes the rest of the layer again.
+        keeps every hybrid layer's inputs and computes the rest of the layer again; "streamed" does as "layer" does for
+        packs with up to `streamed_above_tokens` video tokens, and runs the video of larger ones in chunks, forward and
+        backward, for the same gradients in memory that does not grow with the video. Gathers every unit once a step.
+    streamed_above_tokens: video tokens of the largest pack that "streamed" does not stream; 0 streams all.
+    stream_chunk_tokens: video tokens that have a graph at once; a multiple of the mixer's chunk size is fastest.
     compile: run what lies between the kernels of a hybrid layer through torch.compile. Needs a C++ compiler on the
         workers, minutes at the first step, and changes the last bits of the losses.
     compute_dtype: of gathered parameters and activations. Master weights, gradients' reduction and optimizer state
@@ -30,6 +34,8 @@ class ParallelConfig:
     replicate: int = 1
     context: int = 1
     activation: Activation = "none"
+    streamed_above_tokens: int = 16384
+    stream_chunk_tokens: int = 4096
     compile: bool = False
     reshard_after_forward: bool = True
     min_unit_parameters: int = 0
@@ -40,6 +46,16 @@ class ParallelConfig:
             raise ValueError(
                 f"parallel.replicate = {self.replicate} must be at least 1 and parallel.min_unit_parameters = "
                 f"{self.min_unit_parameters} at least 0."
+            )
+        if self.streamed_above_tokens < 0 or self.stream_chunk_tokens < 1:
+            raise ValueError(
+                f"parallel.streamed_above_tokens = {self.streamed_above_tokens} must be at least 0 and "
+                f"parallel.stream_chunk_tokens = {self.stream_chunk_tokens} at least 1."
+            )
+        if self.activation == "streamed" and self.compile:
+            raise ValueError(
+                "parallel.activation is 'streamed' and parallel.compile is true: a streamed video runs through parts of "
+                "a layer that are not compiled. Set parallel.compile=false, or parallel.activation=layer."
             )
         if self.context < 1:
             raise ValueError(f"parallel.context is {self.context}; use 1 (a video to a rank) or more ranks per video.")

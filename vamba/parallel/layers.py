@@ -17,6 +17,7 @@ import torch
 
 from vamba.ops.backends import Operations
 from vamba.parallel.config import ParallelConfig
+from vamba.streaming.training import StreamingPlan
 
 _COMPILERS = ("g++", "clang++", "c++")
 
@@ -30,11 +31,18 @@ def prepare_layers(model: Any, config: ParallelConfig) -> None:
 
     Raises CompilerMissingError where torch.compile could not build its code.
     """
-    model.set_activation_checkpointing(config.activation == "layer")
+    model.set_activation_checkpointing(config.activation in ("layer", "streamed"))
     if config.compile:
         require_compiler()
         for layer in model.model.hybrid_layers:
             compile_layer(layer)
+
+
+def streaming_plan(config: ParallelConfig) -> StreamingPlan | None:
+    """Which packs are streamed, and how; None where none is."""
+    if config.activation != "streamed":
+        return None
+    return StreamingPlan(above_tokens=config.streamed_above_tokens, chunk_tokens=config.stream_chunk_tokens)
 
 
 def compile_layer(layer: Any, *, backend: str = "inductor") -> None:

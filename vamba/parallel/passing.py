@@ -99,12 +99,16 @@ class RankCarry:
         self._post()
 
     @classmethod
-    def forward(cls, shape: StateShape, context: ContextGroup, chunks: Sequence[Chunk], layers: Sequence[int]) -> RankCarry:
+    def forward(
+        cls, shape: StateShape, context: ContextGroup, chunks: Sequence[Chunk], layers: Sequence[int]
+    ) -> RankCarry:
         """For the forward walk over this rank's `chunks`. layers: those that have a state, in order."""
         return cls(shape, context, [(c.index, layer) for c in chunks if not c.begins_sample for layer in layers])
 
     @classmethod
-    def backward(cls, shape: StateShape, context: ContextGroup, chunks: Sequence[Chunk], layers: Sequence[int]) -> RankCarry:
+    def backward(
+        cls, shape: StateShape, context: ContextGroup, chunks: Sequence[Chunk], layers: Sequence[int]
+    ) -> RankCarry:
         """For the backward walk over the same chunks and layers, from the last to the first."""
         continued = [c for c in reversed(chunks) if not c.ends_sample]
         expected = [(c.index, layer) for c in continued for layer in reversed(layers)]

@@ -7,8 +7,8 @@
                    d stream for the layer below, d state for the chunk before
 
 Only one chunk has a graph at a time. A graph per layer lets states travel layer by layer (`Carry`), so that ranks which
-hold other chunks need not wait for the whole of one. Random numbers (dropout of adapters) follow from the chunk, so that
-the second run of a chunk repeats the first.
+hold other chunks need not wait for the whole of one. Random numbers (dropout of adapters) follow from the chunk, so
+that the second run of a chunk repeats the first.
 
 The idea for pure state-space models: Video-Ma2mba (arXiv 2411.19460).
 Shapes: M video tokens of a chunk, D width.
@@ -125,7 +125,7 @@ class StreamedVideo:
                 known += [(left.state.conv_BCW, d_state.conv_BCW), (left.state.ssm_BHPN, d_state.ssm_BHPN)]
             known = [(tensor, grad) for tensor, grad in known if grad is not None and tensor.requires_grad]
             if known:
-                torch.autograd.backward(*map(list, zip(*known, strict=True)))
+                torch.autograd.backward([tensor for tensor, _ in known], [grad for _, grad in known])
             if wants_state and state is not None:
                 d_conv, d_ssm = (_grad_of(tensor) for tensor in (state.conv_BCW, state.ssm_BHPN))
                 carry.give(chunk.index, index, MixerState(conv_BCW=d_conv, ssm_BHPN=d_ssm))

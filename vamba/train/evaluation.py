@@ -18,8 +18,9 @@ import torch
 import torch.distributed as dist
 
 from vamba.data.reader import StepInput
-from vamba.parallel.sharding import fsdp_modules
+from vamba.parallel.gathered import fsdp_modules, gather
 from vamba.train.agreement import require_same_packs
+from vamba.train.passes import loss_alone
 from vamba.train.seeds import seed_for
 from vamba.train.state import TrainState
 
@@ -52,6 +53,8 @@ def evaluate(
     totals = torch.zeros(2, dtype=torch.float64)
     num_samples = 0
     state.model.eval()
+    if state.streaming is not None:
+        gather(state.model)
     devices = [state.device] if state.device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices=devices):
@@ -81,8 +84,7 @@ def _add_round(state: TrainState, inputs: StepInput, totals: torch.Tensor, stop:
         require_same_packs(state.context, inputs)
     for micro in inputs.micro_batches:
         torch.manual_seed(seed_for(state.config.seed, inputs.epoch, micro.pack_index, "evaluation"))
-        batch = micro.batch if state.device.type == "cpu" else micro.batch.to(state.device, non_blocking=True)
-        loss_sum, num_loss_tokens = state.model.loss(batch)
+        loss_sum, num_loss_tokens = loss_alone(state, micro.batch)
         if micro.counts and state.counts:
             own[0] += loss_sum
             own[1] += num_loss_tokens

@@ -21,10 +21,10 @@ import torch
 import torch.distributed as dist
 
 from vamba.data.reader import StepInput
-from vamba.parallel.sharding import set_gradient_sync
 from vamba.train.agreement import any_asked
 from vamba.train.guard import Skipped
 from vamba.train.optimizer import local
+from vamba.train.passes import passes
 from vamba.train.seeds import seed_for
 from vamba.train.state import TrainState
 
@@ -52,6 +52,7 @@ class StepResult:
     stop_requested, save_requested: some rank was asked to stop, or to save.
     skipped: why the guard kept the step from changing parameters; None if
     it did not. loss or grad_norm of a step skipped as "non_finite" is infinite or NaN.
+    num_streamed_packs: packs over all ranks whose video ran in chunks.
     flops: operations of the model's matrix products, forward and backward, over all ranks; 0 where unknown.
     grad_norms: as grad_norm, by group of parameters. alphas: of the layers, as the step found them.
     """
@@ -73,6 +74,7 @@ class StepResult:
     flops: float = 0.0
     grad_norms: Mapping[str, float] = field(default_factory=dict)
     alphas: tuple[float, ...] = ()
+    num_streamed_packs: int = 0
 
 
 def train_step(state: TrainState, inputs: StepInput, *, stop: bool = False, save: bool = False) -> StepResult:
@@ -98,9 +100,9 @@ def train_step(state: TrainState, inputs: StepInput, *, stop: bool = False, save
     gauges = torch.tensor([own_flops, *[0.0] * len(state.gauges.groups)], dtype=torch.float64)
     gauges = gauges.to(state.device)
     grad_norm = _reduce(state, totals, missing, gauges)
-    loss_sum, num_loss_tokens, num_text_tokens, num_video_tokens, num_stops, num_saves, num_abandoned = totals.tolist()[
-        :_SQUARED_NORM
-    ]
+    summed = totals.tolist()
+    loss_sum, num_loss_tokens, num_text_tokens, num_video_tokens, num_streamed = summed[:_STOP]
+    num_stops, num_saves, num_abandoned = summed[_STOP:_SQUARED_NORM]
     if num_abandoned:
         state.optimizer.drop_gradients()
         raise StepAbandonedError(stop=num_stops > 0)
@@ -130,6 +132,7 @@ def train_step(state: TrainState, inputs: StepInput, *, stop: bool = False, save
         num_loss_tokens=int(num_loss_tokens),
         num_text_tokens=int(num_text_tokens),
         num_video_tokens=int(num_video_tokens),
+        num_streamed_packs=int(num_streamed),
         seconds={"compute": computed - started, "reduce": reduced - computed, "update": updated - reduced},
         sample_ids=inputs.sample_ids,
         stop_requested=num_stops > 0,
@@ -153,23 +156,24 @@ def _judged(state: TrainState, inputs: StepInput, loss: float, grad_norm: float)
     return skipped
 
 
-_LOSS, _LOSS_TOKENS, _TEXT_TOKENS, _VIDEO_TOKENS, _STOP, _SAVE, _ABANDONED, _SQUARED_NORM = range(8)
+(
+    _LOSS, _LOSS_TOKENS, _TEXT_TOKENS, _VIDEO_TOKENS, _STREAMED, _STOP, _SAVE, _ABANDONED, _SQUARED_NORM,
+) = range(9)  # fmt: skip
 
 
 def _forward_backward(state: TrainState, inputs: StepInput) -> torch.Tensor:
-    """Accumulate gradients of the summed loss; returns this rank's totals, float64[8], only tokens and loss."""
-    totals = torch.zeros(8, dtype=torch.float64, device=state.device)
-    for number, micro in enumerate(inputs.micro_batches, start=1):
-        set_gradient_sync(state.model, number == len(inputs.micro_batches))
-        torch.manual_seed(seed_for(state.config.seed, inputs.epoch, micro.pack_index, "forward"))
-        batch = micro.batch if state.device.type == "cpu" else micro.batch.to(state.device, non_blocking=True)
-        loss_sum, num_loss_tokens = state.model.loss(batch)
-        counts = micro.counts and state.counts
-        (loss_sum if counts else loss_sum * 0.0).backward()
-        if counts:
-            totals[_LOSS] += loss_sum.detach()
-            sizes = (num_loss_tokens, micro.batch.num_text_tokens, micro.batch.num_video_tokens)
-            totals[_LOSS_TOKENS : _VIDEO_TOKENS + 1] += torch.tensor(sizes, dtype=torch.float64, device=state.device)
+    """Accumulate gradients of the summed loss; returns this rank's totals, float64[9], only of what was computed."""
+    totals = torch.zeros(9, dtype=torch.float64, device=state.device)
+    with passes(state) as run_pass:
+        for number, micro in enumerate(inputs.micro_batches, start=1):
+            torch.manual_seed(seed_for(state.config.seed, inputs.epoch, micro.pack_index, "forward"))
+            counts, is_last = micro.counts and state.counts, number == len(inputs.micro_batches)
+            loss_sum, num_loss_tokens = run_pass(micro.batch, counts=counts, is_last=is_last)
+            if counts:
+                totals[_LOSS] += loss_sum
+                is_streamed = state.streaming is not None and state.streaming.streams(micro.batch)
+                sizes = (num_loss_tokens, micro.batch.num_text_tokens, micro.batch.num_video_tokens, is_streamed)
+                totals[_LOSS_TOKENS : _STREAMED + 1] += torch.tensor(sizes, dtype=torch.float64, device=state.device)
     return totals
 
 

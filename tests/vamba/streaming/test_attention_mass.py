@@ -13,7 +13,9 @@ QUERIES, KEYS, HEADS, KV_HEADS = 5, 101, 6, 2
 
 
 @pytest.mark.parametrize("sizes", [(101,), (64, 37), (1, 7, 13, 80)])
-def test_mass_is_the_mean_of_softmax_whatever_the_parts(sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mass_is_the_mean_of_softmax_whatever_the_parts(
+    sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(attention_mass, "_WEIGHTS_AT_ONCE", 300)  # a row or two of a part at a time
     torch.manual_seed(0)
     q, k, v = (torch.randn(n, h, 8, dtype=torch.float64) for n, h in ((QUERIES, HEADS), *[(KEYS, KV_HEADS)] * 2))
