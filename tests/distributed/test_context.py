@@ -96,8 +96,6 @@ def _process(rank: int, world_size: int, scratch: str) -> None:
 
 def _run(case: Case, spread: Any, context: Any) -> tuple[float, dict[str, Tensor], list[Tensor]]:
     """What the ranks found together, on every rank. Sums over ranks are what training takes."""
-    import torch.distributed as dist
-
     from vamba.streaming.store import DeviceStore
     from vamba.streaming.training import StreamingPlan, forward_backward, loss_of
 

@@ -17,6 +17,8 @@ import torch
 
 from vamba.ops.backends import Operations
 from vamba.parallel.config import ParallelConfig
+from vamba.parallel.context import ContextGroup
+from vamba.parallel.over_ranks import OverRanks
 from vamba.streaming.training import StreamingPlan
 
 _COMPILERS = ("g++", "clang++", "c++")
@@ -38,8 +40,13 @@ def prepare_layers(model: Any, config: ParallelConfig) -> None:
             compile_layer(layer)
 
 
-def streaming_plan(config: ParallelConfig) -> StreamingPlan | None:
-    """Which packs are streamed, and how; None where none is."""
+def streaming_plan(
+    config: ParallelConfig, context: ContextGroup | None = None, *, scan_chunk: int = 1
+) -> StreamingPlan | None:
+    """Which packs are streamed, and how; None where none is. context: ranks that share packs. scan_chunk: tokens."""
+    if context is not None:
+        spread = OverRanks(context, scan_chunk)
+        return StreamingPlan(above_tokens=spread.least_tokens, chunk_tokens=config.stream_chunk_tokens, spread=spread)
     if config.activation != "streamed":
         return None
     return StreamingPlan(above_tokens=config.streamed_above_tokens, chunk_tokens=config.stream_chunk_tokens)
