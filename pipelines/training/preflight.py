@@ -86,9 +86,17 @@ class Preflight:
         shorter = ["a smaller plan.tokens_per_pack, with reader.max_patches to match"]
         if parallel.activation == "none":
             shorter.insert(0, "parallel.activation=layer")
+        if parallel.activation != "streamed":
+            shorter.insert(1, "parallel.activation=streamed, for long videos")
         if parallel.compute_dtype == "float32":
             shorter.append("parallel.compute_dtype=bfloat16")
-        of_activations = largest in ("layer activations", "vision activations", "logits", "working memory")
+        of_activations = largest in (
+            "layer activations",
+            "streamed video",
+            "vision activations",
+            "logits",
+            "working memory",
+        )
         return shorter + sharded if of_activations else sharded + shorter
 
     def rows(self) -> dict[str, str]:

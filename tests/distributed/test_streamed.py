@@ -13,7 +13,7 @@ import pytest
 from pipelines.training.config import TrainingConfig
 from pipelines.training.run_directory import RunDirectory, run_directory
 from tests.distributed.dataset import make_sample, write_dataset
-from tests.distributed.processes import Job, open_run, replicated, tiny_config, train
+from tests.distributed.processes import Job, open_run, tiny_config, train
 from tests.distributed.test_layouts import STAGE_1, image
 from vamba.parallel.config import ParallelConfig
 

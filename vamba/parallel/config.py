@@ -56,9 +56,9 @@ class ParallelConfig:
             )
         if self.streams and self.compile:
             raise ValueError(
-                f"parallel.activation is {self.activation!r}, parallel.context {self.context} and parallel.compile true: "
-                "a streamed video runs through parts of a layer that are not compiled. Set parallel.compile=false, or "
-                "parallel.activation=layer and parallel.context=1."
+                f"parallel.activation is {self.activation!r}, parallel.context {self.context} and parallel.compile "
+                "true: a streamed video runs through parts of a layer that are not compiled. Set "
+                "parallel.compile=false, or parallel.activation=layer and parallel.context=1."
             )
         if self.activation not in get_args(Activation):
             raise ValueError(

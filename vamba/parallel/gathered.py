@@ -34,7 +34,7 @@ def register_fold(model: Any) -> None:
 
 def gather(model: Any) -> None:
     """Make every unit whole, until it is resharded. Collective; nothing for a model that is not sharded."""
-    if not isinstance(model, FSDPModule):
+    if not _is_sharded(model):
         return
     with torch.no_grad():
         model.pass_through(_nothing(model))  # FSDP knows the root by the first forward pass
@@ -48,7 +48,7 @@ def gathered(model: Any) -> Iterator[Callable[[], None]]:
 
     A model that is not sharded is left as it is, and there is nothing to fold.
     """
-    if not isinstance(model, FSDPModule):
+    if not _is_sharded(model):
         yield lambda: None
         return
     model.set_requires_gradient_sync(False)
@@ -58,6 +58,10 @@ def gathered(model: Any) -> Iterator[Callable[[], None]]:
     model.set_requires_gradient_sync(True)
     model.set_reshard_after_backward(True)
     _fold(model)
+
+
+def _is_sharded(model: Any) -> bool:
+    return isinstance(model, FSDPModule)
 
 
 def _fold(model: Any) -> None:

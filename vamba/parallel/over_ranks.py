@@ -19,7 +19,7 @@ from vamba.streaming.chunks import Chunk, aligned
 from vamba.streaming.walk import Carry, LocalCarry, layers_with_state, trained_states
 
 ROUNDS = 4
-"""Chunks that each rank gets of a video at the least, where it is long enough: what it waits for at the two ends is a part
+"""Chunks that each rank gets of a video, or more, where it is long enough: what it waits for at the two ends is a part
 of one chunk's time."""
 
 

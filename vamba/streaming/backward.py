@@ -28,7 +28,16 @@ from vamba.model.mixer import MixerState
 from vamba.streaming.chunks import Chunk
 from vamba.streaming.store import TOKENS, TensorStore, keys_values, states
 from vamba.streaming.tower import TowerPass
-from vamba.streaming.walk import Carry, LayerPass, mixes, read_and_mix, rotary_of, seq_idx_of, trained_states
+from vamba.streaming.walk import (
+    Carry,
+    LayerPass,
+    mixes,
+    read_and_mix,
+    rotary_of,
+    seq_idx_of,
+    trained_parameters,
+    trained_states,
+)
 
 
 class _Segment(NamedTuple):
@@ -46,7 +55,7 @@ class StreamedVideo:
         self, model: Any, layout: VideoLayout, tower: TowerPass, store: TensorStore, chunks: Sequence[Chunk]
     ) -> None:
         """layout: of the packed video, on the model's device."""
-        self._config, self._layers = model.architecture, model.model.hybrid_layers
+        self._model, self._config, self._layers = model, model.architecture, model.model.hybrid_layers
         self._layout, self._tower, self._store, self.chunks = layout, tower, store, tuple(chunks)
         self._trained_states = frozenset(trained_states(model))
         self._draws = any(isinstance(m, nn.Dropout) and m.p > 0 and m.training for m in model.modules())
@@ -63,8 +72,11 @@ class StreamedVideo:
         """Add the gradients of the video side, once those of keys and values are in the store.
 
         carry: of gradients, from each chunk to the one before it. after_chunk: called when a chunk's gradients have
-        been added.
+        been added. Without a chunk of a batch, what others train of the video side gets zeros: ranks add up the
+        gradients of one set of parameters.
         """
+        if not self.chunks:
+            self._add_zeros()
         order = [(place, chunk) for place, chunk in enumerate(self.chunks)][::-1]
         layers = range(len(self._layers))
         kept = self._store.read((TOKENS, place) for place, _ in order)
@@ -105,7 +117,7 @@ class StreamedVideo:
                 wants = index in self._trained_states
                 conv_BCW, ssm_BHPN = (tensor.detach().clone().requires_grad_(wants) for tensor in kept)
                 state = MixerState(conv_BCW=conv_BCW, ssm_BHPN=ssm_BHPN)
-            left = read_and_mix(layer, stream_MD, rotary, seq_idx, state)
+            left = read_and_mix(layer, stream_MD, rotary, seq_idx, state, recompute=True)
             segments.append(_Segment(stream_MD, state, left))
             stream_MD = left.stream_MD
         return segments
@@ -131,6 +143,11 @@ class StreamedVideo:
                 carry.give(chunk.index, index, MixerState(conv_BCW=d_conv, ssm_BHPN=d_ssm))
             d_stream_MD = stream_MD.grad
         return d_stream_MD
+
+    def _add_zeros(self) -> None:
+        for parameter in trained_parameters(self._model):
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
 
     @contextmanager
     def _random_numbers(self, chunk: Chunk) -> Iterator[None]:

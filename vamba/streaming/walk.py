@@ -10,9 +10,10 @@ Shapes: M video tokens of the chunk, D width, K key/value heads.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from vamba.data.batch import VideoLayout
 from vamba.model.config import ModelConfig
@@ -68,11 +69,20 @@ class LayerPass(NamedTuple):
 
 
 def read_and_mix(
-    layer: HybridLayer, stream_MD: Tensor, rotary: Rotary | None, seq_idx_1M: Tensor | None, state: MixerState | None
+    layer: HybridLayer,
+    stream_MD: Tensor,
+    rotary: Rotary | None,
+    seq_idx_1M: Tensor | None,
+    state: MixerState | None,
+    *,
+    recompute: bool = False,
 ) -> LayerPass:
-    """One chunk through the video side of one layer; `state` is what the chunk before left, None at a beginning."""
+    """One chunk through the video side of one layer; `state` is what the chunk before left, None at a beginning.
+
+    recompute: let a graph keep less of the mixer.
+    """
     stream_MD, (k_MKD, v_MKD) = layer.read_video(stream_MD, rotary)
-    stream_MD, state = layer.mix_video(stream_MD, seq_idx_1M, state)
+    stream_MD, state = layer.mix_video(stream_MD, seq_idx_1M, state, recompute=recompute)
     return LayerPass(k_MKD, v_MKD, stream_MD, state)
 
 
@@ -97,6 +107,15 @@ def trained_states(model: Any) -> list[int]:
             if below:
                 found.append(index)
     return found
+
+
+def trained_parameters(model: Any) -> Iterator[nn.Parameter]:
+    """What is trained of the video side."""
+    modules: list[nn.Module] = [model.visual]
+    for layer in model.model.hybrid_layers:
+        modules += [layer.cross_attn.k_proj, layer.cross_attn.v_proj]
+        modules += [layer.input_layernorm] * layer.normalises_video + [layer.vision_mixer] * mixes(layer)
+    return (parameter for module in modules for parameter in module.parameters() if parameter.requires_grad)
 
 
 def seq_idx_of(chunk: Chunk, layout: VideoLayout) -> Tensor | None:

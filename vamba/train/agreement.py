@@ -47,6 +47,6 @@ def require_same_packs(context: ContextGroup, inputs: StepInput) -> None:
     told = "; ".join(f"rank {rank}: {', '.join(names) or 'none'}" for rank, names in enumerate(missing))
     raise PacksDifferError(
         f"The {context.size} workers that share a pack (parallel.context) did not read the same samples of it. Left "
-        f"out as unreadable, by rank in the group: {told}. See that all workers can read the dataset, then run the same "
-        "command again: it continues from the newest checkpoint."
+        f"out as unreadable, by rank in the group: {told}. See that all workers can read the dataset, then run the "
+        "same command again: it continues from the newest checkpoint."
     )

@@ -7,7 +7,7 @@ with streaming      all units stay whole from the first pass to the last, so tha
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch

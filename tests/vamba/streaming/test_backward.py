@@ -19,7 +19,10 @@ from vamba.data.frames import FrameProcessing, frame_grid
 from vamba.data.text import TeacherLogits
 from vamba.model.config import MixerConfig
 from vamba.model.vamba import Vamba
+from vamba.streaming.backward import StreamedVideo
+from vamba.streaming.store import DeviceStore
 from vamba.streaming.training import StreamingPlan, forward_backward, loss_of
+from vamba.streaming.walk import LocalCarry
 
 CPU = torch.device("cpu")
 PACKED = collate(SAMPLES)
@@ -172,6 +175,26 @@ def test_dropout_is_drawn_again_as_it_was() -> None:
     moved, _ = loss_of(model, PACKED, StreamingPlan(above_tokens=0, chunk_tokens=7), device=CPU)
     slope = sum(float(grad.square().sum()) for grad in found.values())
     assert (moved.item() - loss) / length == pytest.approx(slope, rel=1e-3)
+
+
+def test_a_norm_below_a_frozen_mixer() -> None:
+    """What comes in at a chunk's begin depends on it, though nothing of the mixer or below it is trained."""
+    model = random_model(cross_attn_use_layer_norm=True)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name == "model.layers.0.input_layernorm.weight")
+    assert_streams(model, PACKED, 7)
+
+
+def test_a_process_without_a_chunk_has_zeros_of_what_others_train() -> None:
+    """As in context parallelism, where the text runs everywhere."""
+    model = random_model()
+    wanted = one_pass(model, PACKED)[1].keys()
+    assert PACKED.video is not None
+    StreamedVideo(model, PACKED.video, None, DeviceStore(), ()).backward(LocalCarry())  # type: ignore[arg-type]
+    found = gradients(model)
+    assert all((grad == 0).all() for grad in found.values())
+    of_text = {name for name in wanted if "visual" not in name and "vision_mixer" not in name}
+    assert wanted - found.keys() == {n for n in of_text if not re.search(r"cross_attn\.[kv]_proj", n)}
 
 
 def test_a_pack_that_does_not_count_adds_zeros() -> None:
