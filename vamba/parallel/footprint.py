@@ -117,7 +117,7 @@ def _collective_lines(sizes: ShardSizes, config: ParallelConfig, compute: int, m
             of=f"of {largest.name}, as computed and as reduced",
         ),
     ]
-    if micro_batches > 1 or config.activation == "streamed":
+    if micro_batches > 1 or config.streams:
         whole = sum(unit.trainable for unit in sizes.units)
         summed = "the chunks" if micro_batches == 1 else f"{micro_batches} packs"
         of = f"{whole:,} values, float32: {summed} of a worker are summed before they are reduced"
@@ -127,7 +127,7 @@ def _collective_lines(sizes: ShardSizes, config: ParallelConfig, compute: int, m
 
 def _gathered(sizes: ShardSizes, config: ParallelConfig) -> tuple[int, str]:
     """Values that are gathered at once: the root, and two neighbours, the second of them on its way."""
-    if not config.reshard_after_forward or config.activation == "streamed":
+    if not config.reshard_after_forward or config.streams:
         return sum(unit.size for unit in sizes.units), "all units"
     root = next((unit.size for unit in sizes.units if unit.name == "root"), 0)
     others = [unit for unit in sizes.units if unit.name != "root"]
