@@ -152,13 +152,14 @@ def build_state(config: TrainingConfig, data: TrainingData) -> TrainState:
     if config.distill is not None:
         set_distillation(model, config.distill)
     mesh = build_mesh(device.type, config.parallel)
+    context = build_context(config.parallel.context, device)
     prepare_layers(model, config.parallel)
     shard_model(model.to(device), mesh, config.parallel)
     model.train()
     return TrainState(
         model, config.train, num_steps=data.num_steps, reader_state=data.plan.start(), mesh=mesh,
-        context=build_context(config.parallel.context, device), device=device,
-        streaming=streaming_plan(config.parallel),
+        context=context, device=device,
+        streaming=streaming_plan(config.parallel, device, context, scan_chunk=model.config.mixer.chunk_size),
     )  # fmt: skip
 
 

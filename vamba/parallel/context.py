@@ -23,8 +23,9 @@ class ContextGroup:
     """A rank's place among those that share its video.
 
     rank: in the group of `size`. group: for what all of its ranks do together. to_next, from_previous: for what flows
-    along the ring. What closes the ring has a process group of its own: between two ranks both directions would share a
-    NCCL communicator, which runs transfers in the order in which they were asked for, and each would wait for the other.
+    along the ring. What closes the ring has a process group of its own: between two ranks both directions would share
+    one communicator of NCCL's, which runs transfers in the order in which they were asked for, and each would wait for
+    the other.
     """
 
     rank: int

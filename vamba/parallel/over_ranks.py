@@ -19,8 +19,8 @@ from vamba.streaming.chunks import Chunk, aligned
 from vamba.streaming.walk import Carry, LocalCarry, layers_with_state, trained_states
 
 ROUNDS = 4
-"""Chunks that each rank gets of a video at the least, where it is long enough: what a rank waits for at the two ends is a
-part of one chunk's time."""
+"""Chunks that each rank gets of a video, or more, where it is long enough: what it waits for at the two ends is a part
+of one chunk's time."""
 
 
 class OverRanks:
@@ -32,6 +32,12 @@ class OverRanks:
     def __init__(self, context: ContextGroup, scan_chunk: int) -> None:
         self._context, self._scan_chunk = context, scan_chunk
         self.carries: list[RankCarry] = []
+
+    @property
+    def least_tokens(self) -> int:
+        """With more video tokens, every rank has a chunk. Smaller batches run whole, the same on all ranks: a rank without
+        a chunk would have no gradients where the others do."""  # noqa: E501
+        return (self._context.size - 1) * self._scan_chunk
 
     def chunk_tokens(self, num_tokens: int, most: int) -> int:
         wanted = math.ceil(num_tokens / (ROUNDS * self._context.size))

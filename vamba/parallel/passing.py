@@ -7,8 +7,8 @@ Both ends know the chunks, so both know which messages there are and in which or
 are posted ahead of their use, so that a message travels while something else is computed; a send keeps its buffer until
 it is through. A message is one run of bytes, the convolution's inputs and then the scan's state.
 
-A receive needs chunks before its own (in the backward walk, behind it), and a send waits for nothing. So no order of the
-ranks' work can lock, however many chunks a video has and wherever its samples begin.
+A receive needs chunks before its own (in the backward walk, behind it), and a send waits for nothing. So no order of
+the ranks' work can lock, however many chunks a video has and wherever its samples begin.
 
 Shapes: B batch, H heads, P values per head, N state size, C convolution channels, W its width.
 """

@@ -48,7 +48,7 @@ def shard_model(model: nn.Module, mesh: DeviceMesh | None, config: ParallelConfi
     if config.compute_dtype == "bfloat16":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     # Streamed steps hold all units whole from their begin to their end (`vamba.parallel.gathered`).
-    reshard = config.reshard_after_forward and config.activation != "streamed"
+    reshard = config.reshard_after_forward and not config.streams
     whole = {parameter for name, parameter in model.named_parameters() if is_full_precision(name)}
     shared: dict[str, Any] = {"mesh": mesh, "mp_policy": policy, "ignored_params": whole}
     for modules in _units(model):

@@ -1,8 +1,8 @@
 """Where queries look in a video: the weight that softmax gives each of its tokens, averaged over heads and queries.
 
-    lse over all keys (attention in parts has it) ── a second time through the parts ──> exp(score - lse), summed per token
+    lse over all keys, from attention in parts ── a second time through the parts ──> exp(score - lse), summed per token
 
-No more than one part's weights exist at a time, a block of rows of them, so memory stays flat however long the video is.
+No more than a block of rows of one part's weights exists at a time: memory stays flat however long the video is.
 
 Shapes: T queries, M keys of a part, H query heads, K key/value heads, D values per head, N = T H/K rows.
 """

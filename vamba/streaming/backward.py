@@ -117,7 +117,7 @@ class StreamedVideo:
                 wants = index in self._trained_states
                 conv_BCW, ssm_BHPN = (tensor.detach().clone().requires_grad_(wants) for tensor in kept)
                 state = MixerState(conv_BCW=conv_BCW, ssm_BHPN=ssm_BHPN)
-            left = read_and_mix(layer, stream_MD, rotary, seq_idx, state)
+            left = read_and_mix(layer, stream_MD, rotary, seq_idx, state, recompute=True)
             segments.append(_Segment(stream_MD, state, left))
             stream_MD = left.stream_MD
         return segments

@@ -69,11 +69,20 @@ class LayerPass(NamedTuple):
 
 
 def read_and_mix(
-    layer: HybridLayer, stream_MD: Tensor, rotary: Rotary | None, seq_idx_1M: Tensor | None, state: MixerState | None
+    layer: HybridLayer,
+    stream_MD: Tensor,
+    rotary: Rotary | None,
+    seq_idx_1M: Tensor | None,
+    state: MixerState | None,
+    *,
+    recompute: bool = False,
 ) -> LayerPass:
-    """One chunk through the video side of one layer; `state` is what the chunk before left, None at a beginning."""
+    """One chunk through the video side of one layer; `state` is what the chunk before left, None at a beginning.
+
+    recompute: let a graph keep less of the mixer.
+    """
     stream_MD, (k_MKD, v_MKD) = layer.read_video(stream_MD, rotary)
-    stream_MD, state = layer.mix_video(stream_MD, seq_idx_1M, state)
+    stream_MD, state = layer.mix_video(stream_MD, seq_idx_1M, state, recompute=recompute)
     return LayerPass(k_MKD, v_MKD, stream_MD, state)
 
 

@@ -46,7 +46,7 @@ def require_same_packs(context: ContextGroup, inputs: StepInput) -> None:
     dist.all_gather_object(missing, inputs.unreadable, group=context.group)
     told = "; ".join(f"rank {rank}: {', '.join(names) or 'none'}" for rank, names in enumerate(missing))
     raise PacksDifferError(
-        f"The {context.size} workers that share a pack (parallel.context) did not read the same samples of it. Left out "
-        f"as unreadable, by rank in the group: {told}. See that all workers can read the dataset, then run the same "
-        "command again: it continues from the newest checkpoint."
+        f"The {context.size} workers that share a pack (parallel.context) did not read the same samples of it. Left "
+        f"out as unreadable, by rank in the group: {told}. See that all workers can read the dataset, then run the "
+        "same command again: it continues from the newest checkpoint."
     )

@@ -87,18 +87,14 @@ def train_step(state: TrainState, inputs: StepInput, *, stop: bool = False, save
     StepAbandonedError, on all ranks, when `inputs` of one are abandoned.
     """
     started = time.perf_counter()
-    if state.context is not None:
-        abandoned, stopped = any_asked(state.context, inputs, stop=stop)
-        if abandoned:
-            raise StepAbandonedError(stop=stopped)
+    _agree(state, inputs, stop)
     totals = _forward_backward(state, inputs)
     computed = time.perf_counter()
     totals[_STOP], totals[_SAVE], totals[_ABANDONED] = float(stop), float(save), float(inputs.abandoned)
     absent = [float(name in inputs.unreadable) for name in inputs.sample_ids]
     missing = torch.tensor(absent, dtype=torch.float64, device=state.device)
     own_flops = state.gauges.flops(inputs) if state.counts else 0
-    gauges = torch.tensor([own_flops, *[0.0] * len(state.gauges.groups)], dtype=torch.float64)
-    gauges = gauges.to(state.device)
+    gauges = torch.tensor([own_flops, *[0.0] * len(state.gauges.groups)], dtype=torch.float64, device=state.device)
     grad_norm = _reduce(state, totals, missing, gauges)
     summed = totals.tolist()
     loss_sum, num_loss_tokens, num_text_tokens, num_video_tokens, num_streamed = summed[:_STOP]
@@ -143,6 +139,15 @@ def train_step(state: TrainState, inputs: StepInput, *, stop: bool = False, save
         grad_norms=grad_norms,
         alphas=alphas,
     )
+
+
+def _agree(state: TrainState, inputs: StepInput, stop: bool) -> None:
+    """Ranks that share packs begin a step with the same ones, or not at all: StepAbandonedError, PacksDifferError."""
+    if state.context is None:
+        return
+    abandoned, stopped = any_asked(state.context, inputs, stop=stop)
+    if abandoned:
+        raise StepAbandonedError(stop=stopped)
 
 
 def _judged(state: TrainState, inputs: StepInput, loss: float, grad_norm: float) -> Skipped | None:
