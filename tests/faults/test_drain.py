@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from pipelines.training.config import TrainingConfig
 from pipelines.training.run_directory import RunDirectory
 from pipelines.training.summary import read_attempts
+from tests.faults.clusters import add_nodes, drain, node_of, ray_cluster
 from tests.faults.conftest import faulty_config
 from tests.faults.lives import ROOT, Nursery, assert_as_undisturbed, events_of, step_reached
 from tests.faults.ray_jobs import ray_job
@@ -37,12 +37,9 @@ def undisturbed(nursery: Nursery, scratch: Path) -> RunDirectory:
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    from ray.cluster_utils import Cluster
-
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    yield started
-    started.shutdown()
+    with ray_cluster() as started:
+        yield started
 
 
 def test_node_drained(cluster: Any, nursery: Nursery, undisturbed: RunDirectory, scratch: Path) -> None:
@@ -52,7 +49,7 @@ def test_node_drained(cluster: Any, nursery: Nursery, undisturbed: RunDirectory,
     with ray_job(config, scratch, "--address", cluster.address) as job:
         job.wait_until(step_reached(NOTICE_AFTER))
         node = node_of(cluster, read_attempts(job.directory)[0].pids[1])
-        drain(cluster, node)
+        drain(cluster, node, NOTICE_S)
         noticed = max(record["step"] for _, record in job.directory.read_metrics())
         time.sleep(NOTICE_S)
         cluster.remove_node(node, allow_graceful=False)
@@ -82,26 +79,3 @@ def test_fewer_machines(cluster: Any, undisturbed: RunDirectory, scratch: Path) 
     assert first.world_size == 2 and others[-1].world_size == 1 and others[-1].resumed_from_step >= 10
     losses, expected = ({r["step"]: r["loss"] for _, r in run.read_metrics()} for run in (job.directory, undisturbed))
     assert losses == pytest.approx(expected, rel=1e-5)
-
-
-def add_nodes(cluster: Any, count: int) -> None:
-    for _ in range(count):
-        cluster.add_node(num_cpus=1)
-
-
-def node_of(cluster: Any, pid: int) -> Any:
-    """The node that a worker runs on: that of the raylet it descends from."""
-    raylets = {parent.pid for parent in psutil.Process(pid).parents()}
-    (found,) = [node for node in cluster.worker_nodes if node.all_processes["raylet"][0].process.pid in raylets]
-    return found
-
-
-def drain(cluster: Any, node: Any) -> None:
-    """What a cloud's notice becomes in Ray."""
-    from ray._raylet import GcsClient
-    from ray.core.generated import autoscaler_pb2
-
-    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-    deadline_ms = int((time.time() + NOTICE_S) * 1000)
-    accepted, _ = GcsClient(address=cluster.address).drain_node(node.node_id, reason, "spot reclaim", deadline_ms)
-    assert accepted
