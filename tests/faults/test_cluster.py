@@ -6,28 +6,23 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from jobs.config import to_yaml
-from pipelines.training.config import TrainingConfig
 from pipelines.training.run_directory import RunDirectory, run_directory
 from pipelines.training.summary import read_attempts
 from tests.faults.clusters import add_nodes, node_of, ray_cluster
-from tests.faults.conftest import faulty_config
-from tests.faults.lives import ROOT, Nursery, assert_as_undisturbed, step_reached
+from tests.faults.conftest import long_config
+from tests.faults.lives import ROOT, assert_as_undisturbed, step_reached
 from tests.faults.ray_jobs import ray_job
 
 pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.timeout(500)]
 
-NUM_STEPS, EVERY = 400, 10
-
-
-@pytest.fixture(scope="module")
-def undisturbed(nursery: Nursery, scratch: Path) -> RunDirectory:
-    return nursery.finish(long_run(scratch, "undisturbed-cluster"), ranks=2)
+EVERY = 10
 
 
 @pytest.fixture(autouse=True)
@@ -35,15 +30,9 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
-def long_run(scratch: Path, name: str) -> TrainingConfig:
-    config = faulty_config(scratch, name)
-    train = replace(config.train, num_steps=NUM_STEPS, checkpoint_every_steps=EVERY)
-    return replace(config, train=train, workers=replace(config.workers, num_workers=2))
-
-
-def test_head_lost(undisturbed: RunDirectory, scratch: Path) -> None:
+def test_head_lost(undisturbed_long: RunDirectory, scratch: Path) -> None:
     """Ray: the cluster's head dies: the command ends with the reason, and goes on where there is another cluster."""
-    config = long_run(scratch, "headless")
+    config = long_config(scratch, "headless")
     with ray_cluster() as cluster:
         add_nodes(cluster, 2)
         with ray_job(config, scratch, "--address", cluster.address) as job:
@@ -56,12 +45,12 @@ def test_head_lost(undisturbed: RunDirectory, scratch: Path) -> None:
         with ray_job(config, scratch, "--address", cluster.address) as again:
             assert again.wait() == 0, again.text
     assert read_attempts(again.directory)[-1].resumed_from_step >= 3 * EVERY
-    assert_as_undisturbed(again.directory, undisturbed)
+    assert_as_undisturbed(again.directory, undisturbed_long)
 
 
-def test_machine_comes_back(undisturbed: RunDirectory, scratch: Path) -> None:
+def test_machine_comes_back(undisturbed_long: RunDirectory, scratch: Path) -> None:
     """One of two machines goes, another comes: the group shrinks to one worker and grows again (losses to 1e-5)."""
-    full = long_run(scratch, "grows-again")
+    full = long_config(scratch, "grows-again")
     workers = replace(full.workers, min_workers=1, max_failures=3, look_for_room_every_s=5.0)
     with ray_cluster() as cluster:
         add_nodes(cluster, 2)
@@ -73,15 +62,17 @@ def test_machine_comes_back(undisturbed: RunDirectory, scratch: Path) -> None:
             assert job.wait() == 0, job.text
     sizes = [attempt.world_size for attempt in read_attempts(job.directory)]
     assert sizes[0] == sizes[-1] == 2 and 1 in sizes
-    losses, expected = ({r["step"]: r["loss"] for _, r in run.read_metrics()} for run in (job.directory, undisturbed))
+    losses, expected = (
+        {r["step"]: r["loss"] for _, r in run.read_metrics()} for run in (job.directory, undisturbed_long)
+    )
     assert losses == pytest.approx(expected, rel=1e-5)
 
 
-def test_job_stopped(undisturbed: RunDirectory, scratch: Path) -> None:
+def test_job_stopped(undisturbed_long: RunDirectory, scratch: Path) -> None:
     """`ray job stop`: saved before the job ends, no step trained twice when it is submitted again."""
     from ray.job_submission import JobStatus, JobSubmissionClient
 
-    config = long_run(scratch, "job-stop")
+    config = long_config(scratch, "job-stop")
     directory = run_directory(config.storage, config.name)
     recipe = scratch / "job-stop.yaml"
     recipe.write_text(to_yaml(config))
@@ -112,10 +103,10 @@ def test_job_stopped(undisturbed: RunDirectory, scratch: Path) -> None:
         assert directory.stop_path.exists() or "saved" in client.get_job_logs(first), client.get_job_logs(first)
         second = submit()
         assert wait_for_end(second) == JobStatus.SUCCEEDED, client.get_job_logs(second)
-    assert len([*directory.read_metrics()]) == NUM_STEPS
-    assert_as_undisturbed(directory, undisturbed)
+    assert len([*directory.read_metrics()]) == config.train.num_steps
+    assert_as_undisturbed(directory, undisturbed_long)
 
 
-def world_size_reached(size: int):  # type: ignore[no-untyped-def]
-    """Whether a group of that many workers has begun."""
+def world_size_reached(size: int) -> Callable[[RunDirectory], bool]:
+    """Whether the newest group has that many workers."""
     return lambda directory: read_attempts(directory)[-1].world_size == size
