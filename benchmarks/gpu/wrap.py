@@ -25,29 +25,31 @@ _AT_ONCE = 4
 _TIMEOUT_S = 150
 
 
-def run_wrap(machine: Machine, shapes: Shapes) -> list[dict[str, Any]]:
+def run_wrap(
+    machine: Machine, shapes: Shapes, *, at_once: int = _AT_ONCE, timeout_s: float = _TIMEOUT_S
+) -> list[dict[str, Any]]:
     """Each row in parts and whole; what a process said, or how it ended."""
     split_at = 2**31 - 1 if machine.is_gpu else 2047
     cases = [(tokens, limit) for tokens in shapes.wrap_tokens for limit in (split_at, 2**62)]
     results = []
-    for start in range(0, len(cases), _AT_ONCE):
-        some = cases[start : start + _AT_ONCE]
+    for start in range(0, len(cases), at_once):
+        some = cases[start : start + at_once]
         options = [] if machine.is_gpu else ["--dry-run"]
         children = [
             run_module("benchmarks.gpu.wrap", "--tokens", str(tokens), "--max-offset", str(limit), *options)
             for tokens, limit in some
         ]
         for (tokens, limit), child in zip(some, children, strict=True):
-            results.append({"tokens": tokens, "split": limit == split_at} | _outcome(child))
+            results.append({"tokens": tokens, "split": limit == split_at} | _outcome(child, timeout_s))
     return results
 
 
-def _outcome(child: subprocess.Popen[str]) -> dict[str, Any]:
+def _outcome(child: subprocess.Popen[str], timeout_s: float) -> dict[str, Any]:
     try:
-        output, _ = child.communicate(timeout=_TIMEOUT_S)
+        output, _ = child.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
         child.kill()
-        return {"problem": f"no answer in {_TIMEOUT_S} s"}
+        return {"problem": f"no answer in {timeout_s:.0f} s"}
     lines = output.strip().splitlines()
     if child.returncode == 0 and lines:
         return json.loads(lines[-1])

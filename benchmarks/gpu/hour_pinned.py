@@ -1,0 +1,60 @@
+"""Page-locked memory, made before a measurement: a run makes it once, in its first step or for its first video.
+
+torch keeps what is freed and rounds sizes up to powers of two, so blocks of the sizes that a store will ask for are made
+and let go. Memory is touched and locked by several threads; one alone would take longer than the GPU computes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from benchmarks.gpu.machine import Machine
+from vamba.model.config import ModelConfig
+from vamba.streaming.placement import free_room
+
+_SPARE_BYTES = 6 << 30
+"""Of the host's memory, for everything else."""
+_THREADS = 8
+
+
+def keys_values_blocks(config: ModelConfig, tokens: int, part_tokens: int, itemsize: int) -> dict[int, int]:
+    """{bytes of a block: how many} of the keys and values of so many tokens, in parts."""
+    size = part_tokens * config.num_key_value_heads * config.head_dim * itemsize
+    return {_rounded(size): 2 * config.num_hidden_layers * -(-tokens // part_tokens)}
+
+
+def step_blocks(config: ModelConfig, tokens: int, chunk_tokens: int, itemsize: int) -> dict[int, int]:
+    """The same of all that a training step keeps: keys and values, states at chunk bounds, the tower's tokens."""
+    mixer, chunks = config.mixer, -(-tokens // chunk_tokens)
+    states = (chunks - 1) * (config.num_hidden_layers - 1)
+    blocks = keys_values_blocks(config, tokens, chunk_tokens, itemsize)
+    for size, count in (
+        (mixer.d_inner * mixer.d_state * 4, states),
+        (mixer.conv_dim * mixer.d_conv * itemsize, states),
+        (chunk_tokens * config.hidden_size * itemsize, chunks),
+    ):
+        blocks[_rounded(size)] = blocks.get(_rounded(size), 0) + count
+    return blocks
+
+
+def reserve(machine: Machine, blocks: Mapping[int, int]) -> float:
+    """Seconds it took. Raises ValueError where the host has too little memory."""
+    needed, free = sum(size * count for size, count in blocks.items()), free_room(machine.device, "").host
+    if not machine.is_gpu:
+        return 0.0
+    if free is not None and needed + _SPARE_BYTES > free:
+        raise ValueError(f"{needed / 2**30:.0f} GiB of host memory are needed, {free / 2**30:.0f} GiB are free")
+    started = time.monotonic()
+    sizes = [size for size, count in blocks.items() for _ in range(count)]
+    with ThreadPoolExecutor(_THREADS) as threads:
+        held = list(threads.map(lambda size: torch.empty(size, dtype=torch.uint8, pin_memory=True), sizes))
+    del held
+    return time.monotonic() - started
+
+
+def _rounded(size: int) -> int:
+    return 1 << (size - 1).bit_length()
