@@ -1,12 +1,15 @@
-"""Time and memory of the whole model by length, the most important first.
+"""Time and memory of the whole model by length, the most important parts first.
 
-    warm up: every kernel tuned and compiled ─ training on the base length and an hour ─ prefill there, with questions, and of
-    the longest ─ full attention where it is compared ─ the other lengths ─ one shot ─ the longest training step
+    warm up: every kernel tuned and compiled ─ training on the base length and an hour ─ prefill there, with questions
+        ─ full attention where it is compared ─ the other lengths ─ one shot ─ the longest training step
+
+What has no time left is named (`hour_report`).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
 from benchmarks.gpu.hour_floors import floor_seconds
 from benchmarks.gpu.hour_full import FullAttention
@@ -16,9 +19,11 @@ from benchmarks.gpu.hour_presets import Preset
 from benchmarks.gpu.hour_report import Report, Row, clean
 from benchmarks.gpu.hour_streamed import ask_questions, prefill_streamed, train_streamed
 from benchmarks.gpu.machine import Machine
+from vamba.streaming.memory import VideoMemory
 
 _PACE, _ROOM_S = 2.5, 8.0
 """A part is expected to take so many times its floor, until one like it was measured, and some seconds around it."""
+_QUESTIONS_S = 15.0
 _PINNED_BYTES_PER_S = 3e9
 _KEPT_BYTES = 90_000
 """Of a video token in a training step, states at chunk bounds and rounding included."""
@@ -43,61 +48,77 @@ class Costs:
 
     def train(self, frames: int) -> None:
         pinned_s = self._preset.tokens(frames) * _KEPT_BYTES / _PINNED_BYTES_PER_S if self._machine.is_gpu else 0.0
-        self._run("streamed", "train step", frames, self._train, pinned_s)
+        measure = partial(train_streamed, self._machine, self._preset, self._model)
+        self._run("streamed", "train step", frames, measure, pinned_s)
 
-    def prefill(self, frames: int, *, questions: bool = False) -> None:
-        self._run("streamed", "prefill", frames, self._ask if questions else self._prefill, 12.0 * questions)
+    def prefill(self, frames: int) -> None:
+        self._run("streamed", "prefill", frames, lambda n: self._encode(n)[0])
+
+    def prefill_and_ask(self, frames: int) -> None:
+        """Also how long questions take about the video, which is let go of afterwards."""
+        kept: list[VideoMemory] = []
+
+        def encode(frames: int) -> Row:
+            row, memory = self._encode(frames)
+            kept.append(memory)
+            return row
+
+        def ask(row: Row) -> None:
+            assert row.seconds is not None
+            found = ask_questions(self._machine, self._preset, self._model, kept.pop(), row.seconds)
+            self._report.note("questions", found)
+
+        self._run("streamed", "prefill", frames, encode, _QUESTIONS_S, then=ask)
 
     def one_shot(self, frames: int) -> None:
         for passes, call in (("prefill", prefill_one_shot), ("train step", train_one_shot)):
-            self._run("one shot", passes, frames, lambda n, call=call: call(self._machine, self._preset, self._model, n))
+            self._run("one shot", passes, frames, partial(call, self._machine, self._preset, self._model))
 
-    def full(self, frames: int, *, sampled: bool | None = None) -> None:
-        """sampled: as `FullAttention.measure`."""
+    def full(self, frames: int) -> None:
         for passes in ("train step", "prefill"):
-            name = f"full attention, {passes}, {frames:,} frames"
+            self._run_full(passes, frames, lambda full, passes=passes: self._report.add(full.measure(frames, passes)))
 
-            def part(passes: str = passes) -> None:
-                self._full = self._full or FullAttention(self._machine, self._preset, self._model)
-                row = self._full.measure(frames, passes, sampled=sampled)
-                if sampled:
-                    # What a sample says beside what was said by whole layers: no row of its own.
-                    whole = self._report.values["rows"]
-                    of_whole = [r["seconds"] for r in whole if self._key(r) == ("full attention", passes, frames)]
-                    self._report.note(f"sampled over whole, {passes}", [row.seconds / s for s in of_whole if row.seconds])
-                else:
-                    self._report.add(row)
+    def full_both_ways(self, frames: int, passes: str) -> None:
+        """What a sample says of a length that layers were measured at: how far the sampled ones can be trusted."""
 
-            self._report.run(name, 2 * self._preset.slice_s + _ROOM_S, part)
+        def compare(full: FullAttention) -> None:
+            sampled, whole = (full.measure(frames, passes, sampled=how).seconds for how in (True, False))
+            assert sampled is not None and whole is not None
+            self._report.note("sampled_over_whole", {"passes": passes, "frames": frames, "ratio": sampled / whole})
 
-    @staticmethod
-    def _key(row: dict[str, Any]) -> tuple[str, str, int]:
-        return row["model"], row["passes"], row["frames"]
+        self._run_full(passes, frames, compare)
 
-    def _run(self, model: str, passes: str, frames: int, measure: Any, more_s: float = 0.0) -> None:
+    def _run_full(self, passes: str, frames: int, part: Callable[[FullAttention], None]) -> None:
+        def run() -> None:
+            self._full = self._full or FullAttention(self._machine, self._preset, self._model)
+            part(self._full)
+
+        expected_s = 2 * self._preset.slice_s + _ROOM_S
+        self._report.run(f"full attention, {passes}, {frames:,} frames", expected_s, run)
+
+    def _run(
+        self,
+        model: str,
+        passes: str,
+        frames: int,
+        measure: Callable[[int], Row],
+        more_s: float = 0.0,
+        then: Callable[[Row], None] = lambda row: None,
+    ) -> None:
         floor_s = floor_seconds(model, passes, self._preset.tokens(frames))
         pace = self._pace.get((model, passes), _PACE)
 
         def part() -> None:
-            row: Row = measure(frames)
+            row = measure(frames)
             self._report.add(row)
             if row.seconds is not None:
                 self._pace[model, passes] = row.seconds / floor_s
+            then(row)
 
         self._report.run(f"{model}, {passes}, {frames:,} frames", pace * floor_s + more_s + _ROOM_S, part)
 
-    def _train(self, frames: int) -> Row:
-        return train_streamed(self._machine, self._preset, self._model, frames)
-
-    def _prefill(self, frames: int) -> Row:
-        return prefill_streamed(self._machine, self._preset, self._model, frames)[0]
-
-    def _ask(self, frames: int) -> Row:
-        row, memory = prefill_streamed(self._machine, self._preset, self._model, frames)
-        assert row.seconds is not None
-        self._report.add(row)
-        self._report.note("questions", ask_questions(self._machine, self._preset, self._model, memory, row.seconds))
-        return row
+    def _encode(self, frames: int) -> tuple[Row, VideoMemory]:
+        return prefill_streamed(self._machine, self._preset, self._model, frames)
 
 
 def measure(machine: Machine, preset: Preset, report: Report) -> None:
@@ -109,7 +130,7 @@ def measure(machine: Machine, preset: Preset, report: Report) -> None:
     costs.train(base)
     costs.train(hour)
     costs.prefill(base)
-    costs.prefill(hour, questions=True)
+    costs.prefill_and_ask(hour)
     costs.full(compared)
     costs.full(hour)
     costs.train(compared)
@@ -117,7 +138,7 @@ def measure(machine: Machine, preset: Preset, report: Report) -> None:
     for frames in (compared, short):
         costs.prefill(frames)
     costs.one_shot(base)
-    costs.full(compared, sampled=True)
+    costs.full_both_ways(base, "train step")
     costs.train(short)
     costs.one_shot(short)
     for frames in (compared, hour, longest):

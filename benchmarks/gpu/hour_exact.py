@@ -1,4 +1,4 @@
-"""The streamed video side against one shot, few layers of full width: loss, logits, and the gradient of every parameter.
+"""The streamed video side against one shot, few layers of full width: loss, logits and all gradients.
 
     weights of low precision ─┬─ in float32:        one shot ── the reference ──┬── streamed: equal but for rounding
                               └─ in low precision:  one shot ── its own error ──┴── streamed: no farther from it
@@ -24,8 +24,8 @@ from benchmarks.gpu.machine import Machine, one_configuration
 from vamba.model.init import NEW_PARTS
 from vamba.model.vamba import Vamba
 from vamba.streaming.encoder import VideoEncoder
-from vamba.streaming.placement import Placement
 from vamba.streaming.pixels import without_pixels
+from vamba.streaming.placement import Placement
 from vamba.streaming.training import StreamingPlan, forward_backward
 from vamba.train.trainable import select_trainable
 
@@ -91,7 +91,7 @@ def _taken(model: Vamba, logits: Tensor, loss: Tensor) -> Outcome:
 
 
 def _row(dtype: str, reference: Outcome, streamed: Outcome, one_shot: Outcome | None) -> dict[str, Any]:
-    """Relative errors (2-norm). In low precision one shot has an error as well, and the streamed one is measured by it."""
+    """Relative errors (2-norm). In low precision one shot has one as well, and the streamed one is measured by it."""
     errors = _errors(streamed, reference)
     worst = max(errors, key=lambda name: errors[name])
     row: dict[str, Any] = {

@@ -1,7 +1,7 @@
-"""The least time each pass could take: operations of its matrix products at 800 TFLOP/s, what an H100 does of large ones.
+"""The least time of each pass: operations of its matrix products at 800 TFLOP/s, what an H100 does of large ones.
 
-Per video token of 640x360, derived from the 7B model's widths: vision tower 5.92 GFLOP, mixers and keys/values 4.75; a
-Qwen2-VL layer stack 13.05 and, under a causal mask, 2 L x 3584 x 28 for L tokens. A training step runs the tower once, and
+Per video token of 640x360, derived from the 7B model's widths: vision tower 5.92 GFLOP, mixers and keys/values 4.75;
+Qwen2-VL's layers 13.05 and, under a causal mask, 2 L x 3584 x 28 for L tokens. A training step runs the tower once, and
 the rest forward, again for the backward pass, and backward (twice as much). Only video tokens count.
 """
 

@@ -1,9 +1,9 @@
 """Full attention over text and video, as Qwen2-VL-7B has it: the same tower, self-attention and MLP weights, no mixer.
 
-Its attention grows with the square of the length, so that not all of it can be run. What is measured is as kind to it as
-can be: a tensor for text alone gets logits, so none does here; MLPs run a few thousand rows at once, attention by the
-fastest kernel that torch has; in training, of its own parameters only self-attention is trained, which saves the weight
-gradients of the MLPs, and each layer is recomputed once.
+Its attention grows with the square of the length, so that not all of it can be run. What is measured is as kind to it
+as can be: no video token gets logits; MLPs run a few thousand rows at once, attention by the fastest kernel that torch
+has; in training only self-attention is trained, which saves the MLPs' weight gradients, and each layer is recomputed
+once.
 
     short    some layers on the whole sequence, times the rest of them
     long     `rows` queries over half of the keys, which is what they see on average, times all rows and layers
@@ -87,7 +87,7 @@ class FullAttention:
         )
 
     def _needs(self, tokens: int, passes: str) -> int:
-        """Weights in 2 bytes, and keys and values; or trained ones with their optimizer, and the input of each layer."""
+        """Weights in 2 bytes; keys and values, or trained weights' optimizer and the input of each layer."""
         config, item = self._config, 2
         own = sum(
             p.numel() for name, p in self._model.named_parameters() if not ("cross_attn" in name or "mixer" in name)

@@ -1,7 +1,7 @@
 """The hybrid in one shot: all of a video through the tower, and then through each layer, with torch's own autograd.
 
-Refused where a tensor of the pass would have more than 2^31 elements: what kernels do there is not this script's question
-(`benchmarks.gpu.wrap` asks it of the scan).
+Refused where a tensor of the pass would have 2^31 elements or more: what kernels do there is asked elsewhere
+(`benchmarks.gpu.wrap`, of the scan).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Page-locked memory, made before a measurement: a run makes it once, in its first step or for its first video.
 
-torch keeps what is freed and rounds sizes up to powers of two, so blocks of the sizes that a store will ask for are made
-and let go. Memory is touched and locked by several threads; one alone would take longer than the GPU computes.
+torch keeps what is freed and rounds sizes up to powers of two, so blocks of the sizes that a store will ask for are
+made and let go. Memory is touched and locked by several threads; one alone would take longer than the GPU computes.
 """
 
 from __future__ import annotations
@@ -12,13 +12,36 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from benchmarks.gpu.machine import Machine
+from benchmarks.gpu.machine import Machine, problem_of
 from vamba.model.config import ModelConfig
 from vamba.streaming.placement import free_room
 
 _SPARE_BYTES = 6 << 30
 """Of the host's memory, for everything else."""
 _THREADS = 8
+_ALLOCATORS = (
+    "expandable_segments:True,pinned_use_cuda_host_register:True,pinned_num_register_threads:8",
+    "pinned_use_cuda_host_register:True,pinned_num_register_threads:8",
+)
+"""Settings of torch's allocator, the best first: few holes in the GPU's memory; several threads touch the host's."""
+
+
+def set_allocator(machine: Machine) -> str:
+    """The first of the settings that work here (not every virtual machine maps a GPU's memory in pieces), or none."""
+    if not machine.is_gpu:
+        return ""
+    for settings in _ALLOCATORS:
+        try:
+            torch.cuda.memory._set_allocator_settings(settings)
+            torch.empty(1 << 26, dtype=torch.uint8, device=machine.device).fill_(1)
+            torch.empty(1 << 22, dtype=torch.uint8, pin_memory=True).fill_(1)
+            torch.cuda.synchronize()
+        except RuntimeError as error:
+            print(f"allocator without {settings}: {problem_of(error)}", flush=True)
+        else:
+            return settings
+    torch.cuda.memory._set_allocator_settings("expandable_segments:False")
+    return "torch's own"
 
 
 def keys_values_blocks(config: ModelConfig, tokens: int, part_tokens: int, itemsize: int) -> dict[int, int]:

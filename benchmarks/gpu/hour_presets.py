@@ -1,4 +1,4 @@
-"""What `benchmarks.gpu.hour` measures: the 7B model on up to 8,192 frames of 640x360, and the same tiny for a rehearsal."""
+"""What `benchmarks.gpu.hour` measures: the 7B model on up to 8,192 frames of 640x360; and the same, tiny."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Preset:
     height: int
     width: int
     frames: tuple[int, int, int, int, int]
-    """Measured lengths: a short one, the base of memory, one that full attention is compared at, an hour, the longest."""
+    """Measured: a short length, the base of memory, one that full attention is compared at, an hour, the longest."""
     chunk_tokens: int
     """Video tokens that go through the layers at once, and have a graph at once."""
     block_tokens: int
@@ -104,7 +104,9 @@ HOUR = Preset(
 )
 REHEARSAL = Preset(
     model=replace(
-        PRESETS["tiny"], mixer=replace(PRESETS["tiny"].mixer, chunk_size=16), vision=replace(PRESETS["tiny"].vision, depth=1)
+        PRESETS["tiny"],
+        mixer=replace(PRESETS["tiny"].mixer, chunk_size=16),
+        vision=replace(PRESETS["tiny"].vision, depth=1),
     ),
     shapes=TINY,
     height=56,
@@ -124,6 +126,6 @@ REHEARSAL = Preset(
     exact_frames=16,
     exact_chunk_tokens=16,
     rows=16,
-    slice_s=1e-6,
+    slice_s=0.002,
     limit_s=300.0,
 )

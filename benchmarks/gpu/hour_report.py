@@ -21,8 +21,8 @@ from benchmarks.gpu.machine import Machine, problem_of
 class Row:
     """One measured pass. model: `streamed`, `one shot` or `full attention`. passes: `prefill` or `train step`.
 
-    peak_bytes, reserved_bytes: of the GPU, weights and all; None where there is none. how: what was run, or why nothing.
-    needs_bytes: what it would take, where only a part ran.
+    peak_bytes, reserved_bytes: of the GPU, weights and all; None where there is none. needs_bytes: what it would take
+    at least, where only a part ran. how: what was run, or why nothing was.
     """
 
     model: str

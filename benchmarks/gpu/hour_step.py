@@ -1,10 +1,10 @@
 """A training step that fits one GPU: which memory each value takes, and the update.
 
-    trained   weight, as computed with    bfloat16    2 bytes       7B, stage 1: 3.02 of 11.31 billion values
-              weight, as updated          float32     4 bytes
-              gradient, summed            float32     4 bytes       autograd's own is added as soon as it is there
-              two moments                 bfloat16    4 bytes
-    frozen    weight                      bfloat16    2 bytes       58.9 GB (54.8 GiB) in all
+trained   weight, as computed with    bfloat16    2 bytes       7B, stage 1: 3.02 of 11.31 billion values
+          weight, as updated          float32     4 bytes
+          gradient, summed            float32     4 bytes       autograd's own is added as soon as it is there
+          two moments                 bfloat16    4 bytes
+frozen    weight                      bfloat16    2 bytes       58.9 GB (54.8 GiB) in all
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class TrainStep:
         if decays(name):
             self._weights[name].mul_(1 - _RATE * _DECAY)
         rate = _RATE / (1 - beta1**self._updates)
-        size = second.div_(1 - beta2**self._updates).sqrt_().add_(_EPS)
+        size = (second / (1 - beta2**self._updates)).sqrt_().add_(_EPS)
         self._weights[name].addcdiv_(first, size, value=-rate)
         self._trained[name].copy_(self._weights[name])
 

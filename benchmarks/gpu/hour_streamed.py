@@ -1,11 +1,14 @@
 """The hybrid, streamed: a training step with its optimizer, prefill of a video and a question, many questions.
 
 Where things lie, 7B (57 KB of keys and values, 7 KB of the tower's per video token, 104 MB of states per chunk bound):
-    training    on the GPU 54.8 GiB of weights, sums of gradients and moments, and one chunk's graph (4,096 tokens: 10 GiB);
-                all that grows with the video in pinned host memory, at every length, so that the peak does not grow:
-                47 GiB at an hour, 106 GiB at 8,192 frames
-    inference   by the model's own rule (`vamba.streaming.placement`): on the GPU where keys and values fit beside 21 GiB of
-                weights, else in pinned host memory, as 65 GiB of 8,192 frames on a card of 80 GB
+
+    training    on the GPU 54.8 GiB of weights, sums of gradients and moments, and the graph of one chunk (4,096 tokens:
+                10 GiB); all that grows with the video in pinned host memory, at every length, so that the peak does not
+                grow: 47 GiB at an hour, 106 GiB at 8,192 frames
+    inference   by the model's own rule (`vamba.streaming.placement`): on the GPU where keys and values fit beside the
+                21 GiB of weights, else in pinned host memory, as 65 GiB of 8,192 frames on a card of 80 GB
+
+Sums and estimates, not measurements.
 """
 
 from __future__ import annotations
@@ -127,7 +130,7 @@ def ask_questions(
     ids = text_batch(preset, preset.question_tokens, 1).input_ids_T.tolist()
     seconds = {}
     for number in (1, preset.num_questions):
-        prompts = [ids[number_ % 3 :] for number_ in range(number)]
+        prompts = [ids[index % 3 :] for index in range(number)]
         ask = partial(
             continue_prompts,
             generator,

@@ -1,9 +1,9 @@
 """What the measurements are to show, and whether they do. A target whose measurement is missing is not met.
 
-    memory    a training step on an hour within 78 GiB, its peak within 5 % of that on the base length
-    length    inference on the longest video; as many tokens a second there as on any other, within a tenth
-    speed     40,000 tokens a second of prefill; 4 and 12 times the step of full attention
-    reuse     many questions about an hour in at most 1.3 times the time of one
+memory    a training step on an hour within 78 GiB, its peak within 5 % of that on the base length
+length    inference on the longest video; as many tokens a second there as on any other, within a tenth
+speed     40,000 tokens a second of prefill; 4 and 12 times the step of full attention
+reuse     many questions about an hour in at most 1.3 times the time of one
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Compiles what a mixer of the measured model needs, in parallel: `python -m benchmarks.gpu.hour_warm 3 12`.
 
-As `benchmarks.gpu.warm`, but by way of the mixer itself, as it is called: with float32 A and D, with and without a state
-that comes in, on whole chunks and on last ones whose length is a multiple of 16 and is none. Triton compiles each of these
-anew. The most frequent come first, since who starts these processes waits only so long.
+As `benchmarks.gpu.warm`, but by way of the mixer itself, as it is called: with float32 A and D, with and without a
+state that comes in, on whole chunks and on last ones whose length is a multiple of 16 and is none. Triton compiles each
+of these anew. The most frequent come first, since who starts these processes waits only so long.
 """
 
 from __future__ import annotations
