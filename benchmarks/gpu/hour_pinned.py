@@ -19,28 +19,30 @@ from vamba.streaming.placement import free_room
 _SPARE_BYTES = 6 << 30
 """Of the host's memory, for everything else."""
 _THREADS = 8
-_ALLOCATORS = (
-    "expandable_segments:True,pinned_use_cuda_host_register:True,pinned_num_register_threads:8",
-    "pinned_use_cuda_host_register:True,pinned_num_register_threads:8",
-)
-"""Settings of torch's allocator, the best first: few holes in the GPU's memory; several threads touch the host's."""
+_PIECES, _TOUCHED = "expandable_segments", "pinned_use_cuda_host_register"
+"""Of torch's allocator: map the GPU's memory in pieces, which leaves few holes; touch the host's by several threads."""
+
+
+class HostMemoryError(ValueError):
+    """The host has too little memory for what was to be pinned."""
 
 
 def set_allocator(machine: Machine) -> str:
-    """The first of the settings that work here (not every virtual machine maps a GPU's memory in pieces), or none."""
+    """The settings of torch's allocator from now on: the first that work, as not every virtual machine has both."""
     if not machine.is_gpu:
         return ""
-    for settings in _ALLOCATORS:
+    for pieces, touched in ((True, True), (False, True), (True, False)):
+        settings = f"{_PIECES}:{pieces},{_TOUCHED}:{touched},pinned_num_register_threads:{_THREADS if touched else 1}"
         try:
             torch.cuda.memory._set_allocator_settings(settings)
             torch.empty(1 << 26, dtype=torch.uint8, device=machine.device).fill_(1)
             torch.empty(1 << 22, dtype=torch.uint8, pin_memory=True).fill_(1)
             torch.cuda.synchronize()
         except RuntimeError as error:
-            print(f"allocator without {settings}: {problem_of(error)}", flush=True)
+            print(f"torch's allocator without {settings}: {problem_of(error)}", flush=True)
         else:
             return settings
-    torch.cuda.memory._set_allocator_settings("expandable_segments:False")
+    torch.cuda.memory._set_allocator_settings(f"{_PIECES}:False,{_TOUCHED}:False")
     return "torch's own"
 
 
@@ -65,12 +67,13 @@ def step_blocks(config: ModelConfig, tokens: int, chunk_tokens: int, itemsize: i
 
 
 def reserve(machine: Machine, blocks: Mapping[int, int]) -> float:
-    """Seconds it took. Raises ValueError where the host has too little memory."""
+    """Seconds it took. Raises HostMemoryError, before anything is made."""
     needed, free = sum(size * count for size, count in blocks.items()), free_room(machine.device, "").host
     if not machine.is_gpu:
         return 0.0
     if free is not None and needed + _SPARE_BYTES > free:
-        raise ValueError(f"{needed / 2**30:.0f} GiB of host memory are needed, {free / 2**30:.0f} GiB are free")
+        needs, has = (f"{count / 2**30:.0f} GiB" for count in (needed, free))
+        raise HostMemoryError(f"does not fit: {needs} of host memory are needed, {has} are free")
     started = time.monotonic()
     sizes = [size for size, count in blocks.items() for _ in range(count)]
     with ThreadPoolExecutor(_THREADS) as threads:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from benchmarks.gpu.inputs import SEVEN_B, TINY, Shapes
 from vamba.data.frames import FrameProcessing, num_video_tokens
-from vamba.model.config import ModelConfig
+from vamba.model.config import MixerConfig, ModelConfig, VisionConfig
 from vamba.model.presets import PRESETS
 
 PROCESSING = FrameProcessing()
@@ -105,10 +105,14 @@ HOUR = Preset(
 REHEARSAL = Preset(
     model=replace(
         PRESETS["tiny"],
-        mixer=replace(PRESETS["tiny"].mixer, chunk_size=16),
-        vision=replace(PRESETS["tiny"].vision, depth=1),
+        hidden_size=32,
+        intermediate_size=64,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        vision=VisionConfig(depth=1, embed_dim=16, num_heads=1, hidden_size=32),
+        mixer=MixerConfig(enable=True, hidden_dim=32, d_state=16, headdim=32, chunk_size=16),
     ),
-    shapes=TINY,
+    shapes=replace(TINY, check_lengths=(19,)),
     height=56,
     width=84,
     frames=(8, 12, 16, 28, 40),
