@@ -93,8 +93,7 @@ def train_step(state: TrainState, inputs: StepInput, *, stop: bool = False, save
     totals[_STOP], totals[_SAVE], totals[_ABANDONED] = float(stop), float(save), float(inputs.abandoned)
     absent = [float(name in inputs.unreadable) for name in inputs.sample_ids]
     missing = torch.tensor(absent, dtype=torch.float64, device=state.device)
-    own_flops = state.gauges.flops(inputs) if state.counts else 0
-    gauges = torch.tensor([own_flops, *[0.0] * len(state.gauges.groups)], dtype=torch.float64, device=state.device)
+    gauges = _own_gauges(state, inputs)
     grad_norm = _reduce(state, totals, missing, gauges)
     summed = totals.tolist()
     loss_sum, num_loss_tokens, num_text_tokens, num_video_tokens, num_streamed = summed[:_STOP]
@@ -148,6 +147,12 @@ def _agree(state: TrainState, inputs: StepInput, stop: bool) -> None:
     abandoned, stopped = any_asked(state.context, inputs, stop=stop)
     if abandoned:
         raise StepAbandonedError(stop=stopped)
+
+
+def _own_gauges(state: TrainState, inputs: StepInput) -> torch.Tensor:
+    """float64[1 + groups]: operations of what counts here, and room for the squared norms."""
+    flops = state.gauges.flops(inputs) if state.counts else 0
+    return torch.tensor([flops, *[0.0] * len(state.gauges.groups)], dtype=torch.float64, device=state.device)
 
 
 def _judged(state: TrainState, inputs: StepInput, loss: float, grad_norm: float) -> Skipped | None:
