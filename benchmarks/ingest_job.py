@@ -3,7 +3,8 @@
     python -m benchmarks.ingest_job [FILE] [--runs 3] [--out FILE]
 
 Without a file, five minutes of 640x360 H.264 are made and repeated to an hour. Three ways to do the same work, each on
-one core and on two, wall seconds and CPU seconds of all processes, in turn:
+one core and on two (all processes are bound to the one, Ray's own as well), wall seconds and CPU seconds of all
+processes, in turn:
 
 * `job`: `run_ingest` on a Ray that is up and whose workers have done a small ingest before;
 * `bare`: the same segments through the same decoder processes, one thread a process to feed it, then one tar;
@@ -18,13 +19,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -91,15 +94,27 @@ def ffmpeg_decodes(path: Path, num_at_once: int) -> None:
             running = []
 
 
+@contextmanager
+def bound_to(num_cores: int) -> Iterator[None]:
+    """This process and all that it starts meanwhile run on so many cores."""
+    all_cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(all_cores)[:num_cores])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, all_cores)
+
+
 def measure(film: Path, clip: Path, directory: Path, runs: int) -> dict[str, Any]:
     times: dict[str, list[tuple[float, float]]] = {f"{way}-{n}": [] for way in ("job", "bare", "ffmpeg") for n in CORES}
     for _ in range(runs):
         for num_cores in CORES:
-            with ray_session(None, num_cores):
-                job(clip, directory)
-                times[f"job-{num_cores}"].append(timed(lambda: job(film, directory)))
-            times[f"bare-{num_cores}"].append(timed(lambda n=num_cores: bare(film, directory, n)))  # type: ignore[misc]
-            times[f"ffmpeg-{num_cores}"].append(timed(lambda n=num_cores: ffmpeg_decodes(clip, n)))  # type: ignore[misc]
+            with bound_to(num_cores):
+                with ray_session(None, num_cores):
+                    job(clip, directory)
+                    times[f"job-{num_cores}"].append(timed(lambda: job(film, directory)))
+                times[f"bare-{num_cores}"].append(timed(lambda n=num_cores: bare(film, directory, n)))  # type: ignore[misc]
+                times[f"ffmpeg-{num_cores}"].append(timed(lambda n=num_cores: ffmpeg_decodes(clip, n)))  # type: ignore[misc]
         print(
             json.dumps({name: [round(value, 2) for value in values[-1]] for name, values in times.items()}), flush=True
         )

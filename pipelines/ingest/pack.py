@@ -1,9 +1,9 @@
 """Packs a shard: the staged segments of its videos, in planned order, become one tar with the same bytes every time.
 
-Data: shard plan → (failed videos left out) → tar members in a local scratch file, hashed as they are written →
-fsync, rename into `shards/` → its index → commit record → staged segments removed. The tar is ustar with mtime 0,
-owner 0 and mode 0644, so its bytes follow from its samples alone. Two workers may pack one shard at once: both write
-the same.
+Data: shard plan → (failed and changed videos left out) → tar members in a local scratch file, hashed as they are
+written → fsync, rename into `shards/` → its index → commit record → staged segments removed. The tar is ustar with
+mtime 0, owner 0 and mode 0644, so its bytes follow from its samples alone. Two workers may pack one shard at once: both
+write the same.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pipelines.ingest.partial import as_kept, nothing_kept, notice
 from pipelines.ingest.reproduce import ffmpeg_command
 from pipelines.ingest.staging import Staging
 from pipelines.ingest.types import PlannedVideo, ShardCommit, ShardPlan
+from pipelines.ingest.unchanged import changed
 from pipelines.manifest_io import SHARDS_PREFIX
 from pipelines.shard_index import MemberRange, format_index, index_name
 from vamba.data.frames import recorded_tokens
@@ -99,8 +100,9 @@ def pack_shard(staging: Staging, plan: ShardPlan) -> ShardCommit:
         FileNotFoundError: a segment is not staged.
     """
     videos, failures = [], []
+    changes = changed(plan.videos)
     for video in plan.videos:
-        failure = _first_failure(staging, plan.name, video)
+        failure = changes.get(video.source.id) or _first_failure(staging, plan.name, video)
         kept = None if failure is not None else _kept(staging, plan.name, video)
         if kept is not None and kept.timestamps_ns:
             videos.append(kept)

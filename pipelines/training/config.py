@@ -80,6 +80,8 @@ class WorkersConfig:
 
     num_workers: ranks. device: "cpu" (gloo) or "cuda" (nccl). threads: compute threads of a rank.
     min_workers: on a cluster, train with as few where there is no room for num_workers; None waits for all of them.
+    look_for_room_every_s: how often a group of fewer workers looks for room for more. Growing is a restart from the
+        newest checkpoint.
     max_failures: how often the group is restarted after a worker died, without a new checkpoint in between.
     cpus: CPUs that Ray reserves for a rank.
     hang_timeout_s: without progress for so long, a rank writes down what its threads do and ends, and the group starts
@@ -93,6 +95,7 @@ class WorkersConfig:
 
     num_workers: int = 2
     min_workers: int | None = None
+    look_for_room_every_s: float = 60.0
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = 1
     cpus: float = 1.0
@@ -103,11 +106,9 @@ class WorkersConfig:
     peak_tflops: float | None = None
 
     def __post_init__(self) -> None:
-        if self.hang_timeout_s < 0 or self.preemption_grace_s < 0:
-            raise ValueError(
-                f"workers.hang_timeout_s = {self.hang_timeout_s} and workers.preemption_grace_s = "
-                f"{self.preemption_grace_s}: use 0 or more seconds."
-            )
+        for name in ("hang_timeout_s", "preemption_grace_s", "look_for_room_every_s"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"workers.{name} is {getattr(self, name)}; use 0 or more seconds.")
         if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
             raise ValueError(
                 f"workers.min_workers is {self.min_workers}: it must be between 1 and workers.num_workers "

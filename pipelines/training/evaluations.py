@@ -10,7 +10,7 @@ budgets. Results stand in the run's events and nowhere else; the checkpoint stor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ from vamba.data.sample_table import SampleTable
 if TYPE_CHECKING:
     from vamba.data.encode import Encoder
     from vamba.data.fetch import ReadRange, UnreadableSampleError
+    from vamba.train.evaluation import Requests
     from vamba.train.state import TrainState
 
 PLAN_SEED = 0
@@ -89,7 +90,7 @@ class Evaluator:
         self._rank, self._share = rank, (rank // context, world_size // context)
         self._done = set(from_first(list(read_evaluations(directory)) if rank == 0 else []))
 
-    def evaluate(self, state: TrainState, stop_requested: Callable[[], bool]) -> bool:
+    def evaluate(self, state: TrainState, requests: Requests) -> bool:
         """Evaluate and record, unless this step has been; False when asked to stop before the end. Collective."""
         from vamba.data.reader import PackReader
         from vamba.train.evaluation import evaluate
@@ -104,7 +105,7 @@ class Evaluator:
         )  # fmt: skip
         with reader:
             rounds = (inputs for inputs, _ in islice(reader, self._data.num_rounds))
-            result = evaluate(state, rounds, stop_requested=stop_requested)
+            result = evaluate(state, rounds, requests)
         if result is None:
             return False
         self._done.add(result.step)

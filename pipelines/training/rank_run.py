@@ -136,8 +136,15 @@ class RankRun:
     def evaluate(self, state: TrainState) -> bool:
         if self._evaluator is None:
             return True
+        from vamba.train.evaluation import Requests  # loads torch
+
+        requests = Requests(
+            stop=self._stop_requested_in_evaluation,
+            save=lambda: self._save_due() and self._step != self._saved_step,
+            do_save=partial(self.save, state, durable=False),
+        )
         with self._watchdog.phase("evaluation"):
-            return self._evaluator.evaluate(state, self._stop_requested_in_evaluation)
+            return self._evaluator.evaluate(state, requests)
 
     def _stop_requested_in_evaluation(self) -> bool:
         self._watchdog.still_alive()

@@ -118,6 +118,7 @@ def _trainer(config: TrainingConfig, directory: RunDirectory, address: str | Non
         num_workers=number,
         use_gpu=use_gpu,
         resources_per_worker={"CPU": workers.cpus, **({"GPU": 1} if use_gpu else {})},
+        elastic_resize_monitor_interval_s=workers.look_for_room_every_s,  # type: ignore[call-arg]
     )
     return (TorchTrainer if address else lean_trainer_class())(
         train_worker,

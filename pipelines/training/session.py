@@ -159,7 +159,7 @@ def build_state(config: TrainingConfig, data: TrainingData) -> TrainState:
     return TrainState(
         model, config.train, num_steps=data.num_steps, reader_state=data.plan.start(), mesh=mesh,
         context=context, device=device,
-        streaming=streaming_plan(config.parallel, context, scan_chunk=model.config.mixer.chunk_size),
+        streaming=streaming_plan(config.parallel, device, context, scan_chunk=model.config.mixer.chunk_size),
     )  # fmt: skip
 
 

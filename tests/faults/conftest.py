@@ -38,6 +38,11 @@ def undisturbed(nursery: Nursery, scratch: Path) -> RunDirectory:
     return nursery.finish(faulty_config(scratch, "undisturbed"))
 
 
+@pytest.fixture(scope="session")
+def undisturbed_long(nursery: Nursery, scratch: Path) -> RunDirectory:
+    return nursery.finish(long_config(scratch, "undisturbed-long"), ranks=2)
+
+
 @pytest.fixture
 def config(request: pytest.FixtureRequest, scratch: Path) -> TrainingConfig:
     """A run of the test's own."""
@@ -49,6 +54,14 @@ def faulty_config(scratch: Path, name: str) -> TrainingConfig:
     tiny = tiny_config(scratch / "data", scratch, name, num_steps=NUM_STEPS, every=EVERY)
     parallel = ParallelConfig(reshard_after_forward=False, min_unit_parameters=1_000_000)
     return replace(tiny, parallel=parallel, plan=replace(tiny.plan, packs_per_step=2))
+
+
+def long_config(scratch: Path, name: str) -> TrainingConfig:
+    """Two ranks for a minute or so: time for a cluster to notice what was done to it."""
+    config = faulty_config(scratch, name)
+    train = replace(config.train, num_steps=240, checkpoint_every_steps=10)
+    workers = replace(config.workers, num_workers=2)
+    return replace(config, train=train, workers=workers, plan=replace(config.plan, packs_per_step=16))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -8,51 +8,43 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from pipelines.training.config import TrainingConfig
 from pipelines.training.run_directory import RunDirectory
 from pipelines.training.summary import read_attempts
-from tests.faults.conftest import faulty_config
-from tests.faults.lives import ROOT, Nursery, assert_as_undisturbed, events_of, step_reached
+from tests.faults.clusters import add_nodes, drain, node_of, ray_cluster
+from tests.faults.conftest import long_config
+from tests.faults.lives import ROOT, assert_as_undisturbed, events_of, step_reached
 from tests.faults.ray_jobs import ray_job
 
 pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.timeout(500)]
 
-NUM_STEPS, NOTICE_AFTER, NOTICE_S = 240, 5, 15.0
+NOTICE_AFTER, NOTICE_S = 5, 15.0
 
 
-def long_steps(config: TrainingConfig) -> TrainingConfig:
+def noticed_run(scratch: Path, name: str) -> TrainingConfig:
     """A run that outlasts the notice, and saves only because of it."""
-    train = replace(config.train, num_steps=NUM_STEPS, checkpoint_every_steps=1000)
-    workers = replace(config.workers, num_workers=2, max_failures=0)
-    return replace(config, train=train, workers=workers, plan=replace(config.plan, packs_per_step=16))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(nursery: Nursery, scratch: Path) -> RunDirectory:
-    return nursery.finish(long_steps(faulty_config(scratch, "undisturbed-long")), ranks=2)
+    config = long_config(scratch, name)
+    train = replace(config.train, checkpoint_every_steps=1000)
+    return replace(config, train=train, workers=replace(config.workers, max_failures=0))
 
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    from ray.cluster_utils import Cluster
-
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    yield started
-    started.shutdown()
+    with ray_cluster() as started:
+        yield started
 
 
-def test_node_drained(cluster: Any, nursery: Nursery, undisturbed: RunDirectory, scratch: Path) -> None:
+def test_node_drained(cluster: Any, undisturbed_long: RunDirectory, scratch: Path) -> None:
     """A spot machine goes 15 s after its notice: saved at once and just before, the run goes on elsewhere."""
     add_nodes(cluster, 3)
-    config = long_steps(faulty_config(scratch, "drained"))
+    config = noticed_run(scratch, "drained")
     with ray_job(config, scratch, "--address", cluster.address) as job:
         job.wait_until(step_reached(NOTICE_AFTER))
         node = node_of(cluster, read_attempts(job.directory)[0].pids[1])
-        drain(cluster, node)
+        drain(cluster, node, NOTICE_S)
         noticed = max(record["step"] for _, record in job.directory.read_metrics())
         time.sleep(NOTICE_S)
         cluster.remove_node(node, allow_graceful=False)
@@ -62,46 +54,21 @@ def test_node_drained(cluster: Any, nursery: Nursery, undisturbed: RunDirectory,
     saved = [event["step"] for event in events_of(job.directory, "checkpoint_committed")]
     resumed = read_attempts(job.directory)[1].resumed_from_step
     assert saved[0] >= noticed and resumed > saved[0], "the second one, of just before the deadline"
-    assert_as_undisturbed(job.directory, undisturbed)
+    assert_as_undisturbed(job.directory, undisturbed_long)
 
 
-def test_fewer_machines(cluster: Any, undisturbed: RunDirectory, scratch: Path) -> None:
+def test_fewer_machines(cluster: Any, undisturbed_long: RunDirectory, scratch: Path) -> None:
     """One of two machines goes without a notice, none replaces it: the run goes on with one worker (losses to 1e-5)."""
     add_nodes(cluster, 2)
-    full = long_steps(faulty_config(scratch, "elastic"))
-    config = replace(
-        full,
-        workers=replace(full.workers, min_workers=1, max_failures=3),
-        train=replace(full.train, checkpoint_every_steps=10),
-    )
+    full = long_config(scratch, "elastic")
+    config = replace(full, workers=replace(full.workers, min_workers=1, max_failures=3))
     with ray_job(config, scratch, "--address", cluster.address) as job:
         job.wait_until(step_reached(15))
         cluster.remove_node(node_of(cluster, read_attempts(job.directory)[0].pids[1]), allow_graceful=False)
         assert job.wait() == 0, job.text
     first, *others = read_attempts(job.directory)
     assert first.world_size == 2 and others[-1].world_size == 1 and others[-1].resumed_from_step >= 10
-    losses, expected = ({r["step"]: r["loss"] for _, r in run.read_metrics()} for run in (job.directory, undisturbed))
+    losses, expected = (
+        {r["step"]: r["loss"] for _, r in run.read_metrics()} for run in (job.directory, undisturbed_long)
+    )
     assert losses == pytest.approx(expected, rel=1e-5)
-
-
-def add_nodes(cluster: Any, count: int) -> None:
-    for _ in range(count):
-        cluster.add_node(num_cpus=1)
-
-
-def node_of(cluster: Any, pid: int) -> Any:
-    """The node that a worker runs on: that of the raylet it descends from."""
-    raylets = {parent.pid for parent in psutil.Process(pid).parents()}
-    (found,) = [node for node in cluster.worker_nodes if node.all_processes["raylet"][0].process.pid in raylets]
-    return found
-
-
-def drain(cluster: Any, node: Any) -> None:
-    """What a cloud's notice becomes in Ray."""
-    from ray._raylet import GcsClient
-    from ray.core.generated import autoscaler_pb2
-
-    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-    deadline_ms = int((time.time() + NOTICE_S) * 1000)
-    accepted, _ = GcsClient(address=cluster.address).drain_node(node.node_id, reason, "spot reclaim", deadline_ms)
-    assert accepted

@@ -14,28 +14,22 @@ Shapes: T text tokens, M video tokens, D width, V vocabulary, N labelled tokens,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vamba.data.batch import Batch, Grid
-from vamba.model import memory as video_memory
+from vamba.data.batch import Batch
 from vamba.model.config import ModelConfig
 from vamba.model.layer import HybridLayer, PackedContext, Read
 from vamba.model.norm import RMSNorm
 from vamba.model.positions import text_rotary, video_rotary
 from vamba.model.vision import VisionTower
 from vamba.ops.backends import Backends, Operations, choose
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from vamba.model.memory import VideoMemory
 
 
 class HybridModel(nn.Module):
@@ -166,16 +160,6 @@ class PackedVamba:
         """Logits (T, V) of hidden states, float32 or wider."""
         logits = self.lm_head(t_TD)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-    def encode_video(
-        self, patches: np.ndarray | Tensor, grid_thw: Grid | Sequence[Grid], *, chunk_tokens: int = 4096
-    ) -> VideoMemory:
-        """Run the video side once: what every layer's text will read. Same result for any `chunk_tokens`."""
-        return video_memory.encode_video(self, patches, grid_thw, chunk_tokens=chunk_tokens)
-
-    def encode_video_stream(self, pieces: Iterable[tuple[np.ndarray | Tensor, Grid]]) -> VideoMemory:
-        """`encode_video` of one video that arrives in pieces of whole frame pairs, never in memory at once."""
-        return video_memory.encode_video_stream(self, pieces)
 
     @torch.no_grad()
     def constrain_(self) -> None:

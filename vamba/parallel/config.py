@@ -25,6 +25,9 @@ class ParallelConfig:
         backward, for the same gradients in memory that does not grow with the video. Gathers every unit once a step.
     streamed_above_tokens: video tokens of the largest pack that "streamed" does not stream; 0 streams all.
     stream_chunk_tokens: video tokens that have a graph at once; a multiple of the mixer's chunk size is fastest.
+    stream_kv: where keys and values, states and tower tokens of a streamed video wait for the backward pass: "device",
+        "host" (pinned memory) or "disk" (files without a name in `stream_directory`, by default the system's own for
+        temporary ones; fast local storage).
     compile: run what lies between the kernels of a hybrid layer through torch.compile. Needs a C++ compiler on the
         workers, minutes at the first step, and changes the last bits of the losses.
     compute_dtype: of gathered parameters and activations. Master weights, gradients' reduction and optimizer state
@@ -36,6 +39,8 @@ class ParallelConfig:
     activation: Activation = "none"
     streamed_above_tokens: int = 16384
     stream_chunk_tokens: int = 4096
+    stream_kv: Literal["device", "host", "disk"] = "device"
+    stream_directory: str = ""
     compile: bool = False
     reshard_after_forward: bool = True
     min_unit_parameters: int = 0
@@ -54,6 +59,8 @@ class ParallelConfig:
                 f"parallel.streamed_above_tokens = {self.streamed_above_tokens} must be at least 0 and "
                 f"parallel.stream_chunk_tokens = {self.stream_chunk_tokens} at least 1."
             )
+        if self.stream_kv not in ("device", "host", "disk"):
+            raise ValueError(f"parallel.stream_kv is {self.stream_kv!r}; it must be one of device, host, disk.")
         if self.streams and self.compile:
             raise ValueError(
                 f"parallel.activation is {self.activation!r}, parallel.context {self.context} and parallel.compile "

@@ -63,7 +63,7 @@ def footprint(
         *_collective_lines(sizes, config, compute, micro_batches),
         MemoryLine(
             name="streamed video",
-            size_bytes=kept.stored,
+            size_bytes=kept.stored if _is_worker_memory(config, on_gpu=on_gpu) else 0,
             of="keys, values, states at chunk bounds and the tower's tokens",
         ),
         MemoryLine(name="layer activations", size_bytes=kept.kept_layers, of=f"estimate: {policy}, {rows}"),
@@ -76,6 +76,31 @@ def footprint(
     if on_gpu:
         lines.append(MemoryLine(name="CUDA and NCCL", size_bytes=_CUDA_RESERVE, of="assumed"))
     return tuple(line for line in lines if line.size_bytes)
+
+
+def stored_elsewhere(
+    model: ModelConfig,
+    config: ParallelConfig,
+    pack: PackShape,
+    *,
+    on_gpu: bool,
+    trains_blocks: bool,
+    trains_merger: bool,
+) -> MemoryLine | None:
+    """What a worker keeps of its largest streamed video where its own memory is not; None where it keeps nothing there."""
+    compute = 2 if config.compute_dtype == "bfloat16" else 4
+    stored = pack_memory(
+        model, pack, config, compute_bytes=compute, trains_blocks=trains_blocks, trains_merger=trains_merger
+    ).stored
+    if not stored or _is_worker_memory(config, on_gpu=on_gpu):
+        return None
+    place = "pinned host memory" if config.stream_kv == "host" else f"files in {config.stream_directory or 'TMPDIR'}"
+    return MemoryLine(name="streamed video", size_bytes=stored, of=f"a worker, in {place}")
+
+
+def _is_worker_memory(config: ParallelConfig, *, on_gpu: bool) -> bool:
+    """Whether what is kept of a streamed video lies in the memory whose lines are counted; a CPU has one memory."""
+    return config.stream_kv == "device" or (config.stream_kv == "host" and not on_gpu)
 
 
 def _collective_lines(sizes: ShardSizes, config: ParallelConfig, compute: int, micro_batches: int) -> list[MemoryLine]:
@@ -92,7 +117,7 @@ def _collective_lines(sizes: ShardSizes, config: ParallelConfig, compute: int, m
             of=f"of {largest.name}, as computed and as reduced",
         ),
     ]
-    if micro_batches > 1 or config.activation == "streamed":
+    if micro_batches > 1 or config.streams:
         whole = sum(unit.trainable for unit in sizes.units)
         summed = "the chunks" if micro_batches == 1 else f"{micro_batches} packs"
         of = f"{whole:,} values, float32: {summed} of a worker are summed before they are reduced"
@@ -102,7 +127,7 @@ def _collective_lines(sizes: ShardSizes, config: ParallelConfig, compute: int, m
 
 def _gathered(sizes: ShardSizes, config: ParallelConfig) -> tuple[int, str]:
     """Values that are gathered at once: the root, and two neighbours, the second of them on its way."""
-    if not config.reshard_after_forward or config.activation == "streamed":
+    if not config.reshard_after_forward or config.streams:
         return sum(unit.size for unit in sizes.units), "all units"
     root = next((unit.size for unit in sizes.units if unit.name == "root"), 0)
     others = [unit for unit in sizes.units if unit.name != "root"]

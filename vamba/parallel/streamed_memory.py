@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Literal
 
 from vamba.model.config import ModelConfig
 from vamba.parallel.activation_memory import ActivationMemory, PackShape, activation_memory, graph_bytes
@@ -28,13 +29,16 @@ def pack_memory(
 ) -> ActivationMemory:
     """The estimate for the largest `pack` of a run with this configuration."""
     trained = {"trains_blocks": trains_blocks, "trains_merger": trains_merger}
-    if config.activation != "streamed":
-        return activation_memory(model, pack, policy=config.activation, compute_bytes=compute_bytes, **trained)
-    largest_whole = replace(pack, num_video_tokens=min(pack.num_video_tokens, config.streamed_above_tokens))
-    whole = activation_memory(model, largest_whole, policy="layer", compute_bytes=compute_bytes, **trained)
-    if pack.num_video_tokens <= config.streamed_above_tokens:
+    policy: Literal["none", "layer"] = "none" if config.activation == "none" else "layer"
+    if not config.streams:
+        return activation_memory(model, pack, policy=policy, compute_bytes=compute_bytes, **trained)
+    above = config.streamed_above_tokens if config.context == 1 else 0  # ranks that share a video stream every one
+    largest_whole = replace(pack, num_video_tokens=min(pack.num_video_tokens, above))
+    whole = activation_memory(model, largest_whole, policy=policy, compute_bytes=compute_bytes, **trained)
+    if pack.num_video_tokens <= above:
         return whole
-    streamed = _streamed(model, pack, config.stream_chunk_tokens, compute_bytes, **trained)
+    share = replace(pack, num_video_tokens=math.ceil(pack.num_video_tokens / config.context))
+    streamed = _streamed(model, share, config.stream_chunk_tokens, compute_bytes, **trained)
     return max(streamed, whole, key=lambda memory: memory.total)
 
 

@@ -1,10 +1,10 @@
 """The loss on samples that are not trained on, between two steps, without a trace in training.
 
-    steps of a plan over the validation split ── per rank: its packs, forward only ──> all-reduce: loss, tokens, stop
-                                                                       (once a round) ──> sum / number of loss tokens
+    steps of a plan over the validation split ── per rank: its packs, forward only ──> all-reduce, once a round: loss,
+                                                                tokens, stop, save ──> sum / number of loss tokens
 
 A round is one step of that plan: every rank reads the same number of packs, so the collectives inside the model meet.
-The stop request is asked for in every round. An evaluation that is cut short has no result.
+Requests to stop or to save are asked for in every round. An evaluation that is cut short has no result.
 """
 
 from __future__ import annotations
@@ -40,10 +40,21 @@ class EvaluationResult:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requests:
+    """What may be asked for while an evaluation runs.
+
+    stop, save: whether this rank is asked to; called once a round. do_save: saves the state; called on all ranks at the
+    same round.
+    """
+
+    stop: Callable[[], bool]
+    save: Callable[[], bool]
+    do_save: Callable[[], None]
+
+
 @torch.no_grad()
-def evaluate(
-    state: TrainState, rounds: Iterable[StepInput], *, stop_requested: Callable[[], bool]
-) -> EvaluationResult | None:
+def evaluate(state: TrainState, rounds: Iterable[StepInput], requests: Requests) -> EvaluationResult | None:
     """Evaluate the state on `rounds`, of which all ranks have equally many. Collective.
 
     Returns None when some rank was asked to stop. Parameters, optimizer, guard, position and random numbers stay as
@@ -59,7 +70,10 @@ def evaluate(
     try:
         with torch.random.fork_rng(devices=devices):
             for inputs in rounds:
-                if not _add_round(state, inputs, totals, stop_requested()):
+                stop, save = _add_round(state, inputs, totals, requests)
+                if save:
+                    requests.do_save()
+                if stop:
                     return None
                 num_samples += len(inputs.sample_ids)
     finally:
@@ -77,9 +91,9 @@ def evaluate(
     )
 
 
-def _add_round(state: TrainState, inputs: StepInput, totals: torch.Tensor, stop: bool) -> bool:
-    """Add the loss and the tokens of all ranks to `totals`; False when some rank was asked to stop."""
-    own = torch.zeros(3, dtype=torch.float64, device=state.device)
+def _add_round(state: TrainState, inputs: StepInput, totals: torch.Tensor, requests: Requests) -> tuple[bool, bool]:
+    """Add the loss and the tokens of all ranks to `totals`; whether some rank was asked to stop, and to save."""
+    own = torch.zeros(4, dtype=torch.float64, device=state.device)
     if state.context is not None:
         require_same_packs(state.context, inputs)
     for micro in inputs.micro_batches:
@@ -88,9 +102,9 @@ def _add_round(state: TrainState, inputs: StepInput, totals: torch.Tensor, stop:
         if micro.counts and state.counts:
             own[0] += loss_sum
             own[1] += num_loss_tokens
-    own[2] = float(stop)
+    own[2], own[3] = float(requests.stop()), float(requests.save())
     if state.world_size > 1:
         dist.all_reduce(own)
     summed = own.cpu()
     totals += summed[:2]
-    return not summed[2]
+    return bool(summed[2]), bool(summed[3])

@@ -79,9 +79,9 @@ def test_a_stop_during_an_evaluation_is_obeyed_and_it_is_made_after_the_restart(
     directory = open_run(config)
     add_round = evaluation._add_round
 
-    def stop_in_the_first_round(*arguments: object) -> bool:
+    def stop_in_the_first_round(*arguments: object) -> tuple[bool, bool]:
         directory.stop_path.touch()
-        return add_round(*arguments[:3], True)  # type: ignore[arg-type]
+        return add_round(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(evaluation, "_add_round", stop_in_the_first_round)
     train(1, Job(config=config), scratch=root)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -136,7 +137,7 @@ def test_rows_about_one_video_read_its_keys_together() -> None:
         reads.append(len(q_THD))
         return original(q_THD, k_MKD, v_MKD, layout=layout)
 
-    object.__setattr__(memory, "ops", type("Ops", (), {"cross_attention": staticmethod(counted)}))
+    memory = replace(memory, ops=replace(memory.ops, cross_attention=counted))
     ids, mask = padded()
     model.generate(ids, attention_mask=mask, videos=memory, max_new_tokens=2, do_sample=False, pad_token_id=0)
     assert reads == [3 * ids.shape[1]] * 3 + [3] * 3

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 
 from tests.vamba.train.test_step import Classifier, inputs_of, state_of
 from vamba.data.reader import StepInput
-from vamba.train.evaluation import evaluate
+from vamba.train.evaluation import Requests, evaluate
 from vamba.train.step import train_step
+
+NOTHING_ASKED = Requests(stop=lambda: False, save=lambda: False, do_save=lambda: None)
 
 
 def rounds() -> list[StepInput]:
@@ -20,7 +23,7 @@ def rounds() -> list[StepInput]:
 
 def test_it_is_the_mean_over_the_tokens_that_count() -> None:
     state = state_of(Classifier())
-    result = evaluate(state, rounds(), stop_requested=lambda: False)
+    result = evaluate(state, rounds(), NOTHING_ASKED)
     counted = [micro.batch for inputs in rounds() for micro in inputs.micro_batches if micro.counts]
     with torch.no_grad():
         sums = [state.model.loss(batch) for batch in counted]
@@ -39,7 +42,7 @@ def test_training_goes_on_as_if_it_had_not_been() -> None:
             yield inputs
 
     torch.manual_seed(5)
-    assert evaluate(evaluated, watched(), stop_requested=lambda: False) is not None
+    assert evaluate(evaluated, watched(), NOTHING_ASKED) is not None
     drawn = torch.rand(3)
     torch.manual_seed(5)
     assert drawn.equal(torch.rand(3))
@@ -58,10 +61,27 @@ def test_a_stop_is_obeyed_within_a_round_and_leaves_no_result() -> None:
         asked.append(True)
         return len(asked) == 2
 
-    assert evaluate(state, rounds(), stop_requested=stop) is None
+    assert evaluate(state, rounds(), replace(NOTHING_ASKED, stop=stop)) is None
     assert len(asked) == 2 and state.model.training
 
 
+def test_a_save_is_made_at_once_and_the_evaluation_goes_on() -> None:
+    asked = iter([False, True, False])
+    read: list[int] = []
+    saved_after: list[int] = []
+
+    def counted() -> Iterator[StepInput]:
+        for number, inputs in enumerate(rounds()):
+            read.append(number)
+            yield inputs
+
+    requests = replace(NOTHING_ASKED, save=lambda: next(asked), do_save=lambda: saved_after.append(len(read)))
+    state = state_of(Classifier())
+    result = evaluate(state, counted(), requests)
+    assert saved_after == [2]
+    assert result == replace(evaluate(state, rounds(), NOTHING_ASKED), seconds=result.seconds)  # type: ignore[type-var]
+
+
 def test_without_a_labelled_token_there_is_no_loss() -> None:
-    result = evaluate(state_of(Classifier()), [inputs_of(0)], stop_requested=lambda: False)
+    result = evaluate(state_of(Classifier()), [inputs_of(0)], NOTHING_ASKED)
     assert result is not None and math.isnan(result.loss)
