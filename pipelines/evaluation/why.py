@@ -12,18 +12,16 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from pipelines.storage import open_storage
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 NUM_PEAKS = 6
 _APART = 24  # a video's length over the least distance of two peaks
 _FORMATS = ("png", "svg", "pdf")
+_TICKS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200)
 _COLOUR, _EVEN = "#3867d6", "#8a8f98"
 
 
@@ -81,7 +79,7 @@ def picture_format(path: Path) -> str:
 
 
 def write_picture(answers: Sequence[Looked], frames: Mapping[int, np.ndarray], path: Path) -> None:
-    """Draw one band for each answer; the file appears complete. frames: uint8[H, W, 3] by frame pair, as far as known."""
+    """Draw a band for each answer; the file appears complete. frames: uint8[H, W, 3] by frame pair, as far as known."""
     from matplotlib.figure import Figure
 
     kind = picture_format(path)
@@ -108,7 +106,7 @@ def _band(band: Any, one: Looked, frames: Mapping[int, np.ndarray]) -> None:
 
 
 def _timeline(axes: Any, one: Looked) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    from matplotlib.ticker import FuncFormatter, MultipleLocator
 
     relative = np.asarray(one.weights) * len(one.weights)
     axes.fill_between(one.times_s, relative, step="mid", color=_COLOUR, alpha=0.75, linewidth=0)
@@ -116,8 +114,9 @@ def _timeline(axes: Any, one: Looked) -> None:
     for number, peak in enumerate(one.peaks, start=1):
         height = peak.weight * len(one.weights)
         axes.annotate(str(number), (peak.time_s, height), ha="center", va="bottom", fontsize=9)
-    axes.set(ylabel="attention, of an even look", ylim=(0, max(1.2, 1.15 * float(relative.max()))))
-    axes.xaxis.set_major_locator(MaxNLocator(8))
+    axes.set(ylabel="attention; 1: an even look", ylim=(0, max(1.2, 1.15 * float(relative.max()))))
+    length_s = one.times_s[-1] - one.times_s[0]
+    axes.xaxis.set_major_locator(MultipleLocator(next((s for s in _TICKS_S if length_s / s <= 10), 36000)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: clock(seconds)))
     axes.margins(x=0.01)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -89,9 +89,24 @@ def _process(rank: int, world_size: int, scratch: str) -> None:
     context = build_context(world_size)
     assert context is not None
     found = {name: _run(case, OverRanks(context, scan_chunk=8), context) for name, case in CASES.items()}
+    _compare_packs(context)
     if rank == 0:
         torch.save(found, os.path.join(scratch, "found.pt"))
     dist.destroy_process_group()
+
+
+def _compare_packs(context: Any) -> None:
+    """Ranks find out before a step that one has no data, or could not read what the others could."""
+    from vamba.data.reader import MicroBatch, StepInput
+    from vamba.train.agreement import PacksDifferError, any_asked
+
+    is_last = context.rank == context.size - 1
+    micro = MicroBatch(batch=BATCHES["packed"], pack_index=3, counts=True)
+    inputs = StepInput(micro_batches=(micro,), sample_ids=("a", "b"), epoch=0, media="video")
+    assert any_asked(context, inputs, stop=False) == (False, False)
+    assert any_asked(context, replace(inputs, abandoned=is_last), stop=context.is_first) == (True, True)
+    with pytest.raises(PacksDifferError, match=f"rank 0: none; (.*; )?rank {context.size - 1}: b"):
+        any_asked(context, replace(inputs, unreadable=("b",) if is_last else ()), stop=False)
 
 
 def _run(case: Case, spread: Any, context: Any) -> tuple[float, dict[str, Tensor], list[Tensor]]:

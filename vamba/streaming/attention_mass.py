@@ -56,8 +56,10 @@ def _part_mass(q_THD: Tensor, lse_TH: Tensor, k_MKD: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def answer_mass(model: PackedVamba, memory: VideoMemory, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Tensor:
-    """float32 or wider [M] on the CPU: where the tokens of an answer were looking, over all layers and heads; sums to 1.
+def answer_mass(
+    model: PackedVamba, memory: VideoMemory, prompt_ids: Sequence[int], answer_ids: Sequence[int]
+) -> Tensor:
+    """float32 or wider [M] on the CPU: where an answer's tokens were looking, over all layers and heads; sums to 1.
 
     One pass over the text, read from the memory. A token looks from the position before it, which predicts it; of an
     answer without tokens, that position alone counts.
