@@ -36,15 +36,15 @@ def peak(pairs):
     return most
 
 peak(16)
-print(peak(16), peak(256))
+print(peak(16), peak(128))
 """
 
 
 @pytest.mark.parametrize("order", ["chunk-major", "layer-major"])
-def test_sixteen_times_the_video_takes_the_same_memory(order: str) -> None:
-    """4,800 and 76,800 video tokens: the keys and values of these are 59 MB, twice the stream 20 MB, their pixels 361 MB."""
+def test_eight_times_the_video_takes_the_same_memory(order: str) -> None:
+    """4,800 and 38,400 video tokens; of these, keys and values are 29 MB, the stream twice 10 MB, pixels 181 MB."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, order], cwd=ROOT, capture_output=True, text=True, timeout=300, check=True
     )
     short, long = map(int, done.stdout.split())
-    assert long < 1.07 * short, f"{short / 2**20:.0f} MiB, then {long / 2**20:.0f} MiB"
+    assert long < 1.05 * short, f"{short / 2**20:.0f} MiB, then {long / 2**20:.0f} MiB"
