@@ -86,7 +86,7 @@ def _rank(rank: int, ranks: int, runs: int, scratch: str) -> None:
     parallel = ParallelConfig(
         context=ranks, activation="streamed", streamed_above_tokens=0, stream_chunk_tokens=CHUNK_TOKENS
     )
-    plan = streaming_plan(parallel, build_context(ranks), scan_chunk=config.mixer.chunk_size)
+    plan = streaming_plan(parallel, torch.device("cpu"), build_context(ranks), scan_chunk=config.mixer.chunk_size)
     found = {name: _timed(name, model, plan, runs, counts=rank == 0) for name in ("encode", "train")}
     everyone: list[Any] = [None] * ranks
     dist.all_gather_object(everyone, found)
