@@ -1,4 +1,4 @@
-"""Streamed packs on two ranks, and on two times two, against one process that streams none.
+"""Streamed packs on two ranks, also as two copies, against one process that streams none.
 
 Ranks have other numbers of chunks, and some packs of a step are streamed while others are not.
 """
@@ -19,13 +19,13 @@ from vamba.parallel.config import ParallelConfig
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
-STREAMED = ParallelConfig(activation="streamed", streamed_above_tokens=44, stream_chunk_tokens=13)
+STEPS = 4
+STREAMED = ParallelConfig(activation="streamed", streamed_above_tokens=17, stream_chunk_tokens=5)
 KINDS = {
     "streamed-one": STREAMED,
     "streamed-two": STREAMED,
-    "copies-four": replace(STREAMED, replicate=2, streamed_above_tokens=0),
+    "copies-two": replace(STREAMED, replicate=2, streamed_above_tokens=0),
     "bfloat-two": replace(STREAMED, compute_dtype="bfloat16", streamed_above_tokens=0),
-    "bfloat_layer-two": ParallelConfig(activation="layer", compute_dtype="bfloat16"),
     "layer-one": ParallelConfig(activation="layer"),
 }
 
@@ -39,8 +39,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config_of(root: Path, name: str) -> TrainingConfig:
-    """Five packs a step: each rank sums several, and one has a placeholder. `frozen`: stage 1, with an evaluation."""
-    config = tiny_config(root / "data", root, name, num_steps=5, every=5)
+    """Five packs a step: each rank sums several, and one has a placeholder. `frozen`: stage 1."""
+    config = tiny_config(root / "data", root, name, num_steps=STEPS, every=STEPS)
     kind = name.removeprefix("frozen_")
     config = replace(config, plan=replace(config.plan, packs_per_step=5), parallel=KINDS[kind])
     if name != kind:
@@ -54,7 +54,7 @@ def runs(root: Path) -> dict[str, RunDirectory]:
     jobs = {name: Job(config=config_of(root, name)) for name in names}
     for job in jobs.values():
         open_run(job.config)
-    for size, count in (("one", 1), ("two", 2), ("four", 4)):
+    for size, count in (("one", 1), ("two", 2)):
         train(count, *(job for name, job in jobs.items() if name.endswith(size)), scratch=root)
     return {name: run_directory(str(root), name) for name in names}
 
@@ -63,11 +63,22 @@ def records(run: RunDirectory) -> list[dict]:  # type: ignore[type-arg]
     return [record for _, record in run.read_metrics()]
 
 
-@pytest.mark.parametrize("name", ["streamed-one", "streamed-two", "copies-four", "frozen_streamed-two"])
+@pytest.mark.parametrize("name", ["streamed-one", "streamed-two", "copies-two", "frozen_streamed-two"])
 def test_a_streamed_run_trains_as_one_that_is_not(runs: dict[str, RunDirectory], name: str) -> None:
     wanted = records(runs["frozen_layer-one" if name.startswith("frozen") else "layer-one"])
     found = records(runs[name])
-    assert len(found) == len(wanted) == 5
+    assert len(found) == len(wanted) == STEPS
     assert [r["loss"] for r in found] == pytest.approx([r["loss"] for r in wanted], rel=1e-6)
     assert [r["grad_norm"] for r in found] == pytest.approx([r["grad_norm"] for r in wanted], rel=1e-4)
     assert [r["sample_ids"] for r in found] == [r["sample_ids"] for r in wanted]
+    # Some are streamed and some are not, in one step too; with no threshold, all are.
+    packs = {r["num_streamed_packs"] for r in found}
+    assert packs == {5} if name == "copies-two" else any(0 < count < 5 for count in packs)
+    assert {r["num_streamed_packs"] for r in wanted} == {0}
+
+
+def test_gradients_of_chunks_are_summed_in_float32(runs: dict[str, RunDirectory]) -> None:
+    """In bfloat16 the first loss differs by its rounding; summed in it, norms would, too, by the number of chunks."""
+    found, wanted = records(runs["bfloat-two"]), records(runs["layer-one"])
+    assert [r["loss"] for r in found] == pytest.approx([r["loss"] for r in wanted], rel=2e-2)
+    assert [r["grad_norm"] for r in found] == pytest.approx([r["grad_norm"] for r in wanted], rel=5e-2)

@@ -5,8 +5,8 @@
 Mamba-2 (arXiv 2405.21060), section 7; Vamba section 3.2. Both carried states are returned, so that a video can be run
 in pieces; `seq_idx` restarts them where packed sequences meet.
 
-Shapes: B batch, L length, D width, Z the first projection's width, I inner width, H heads, P values per head, G groups, N state size, C convolution
-channels, W its width.
+Shapes: B batch, L length, D width, I inner width, H heads, P values per head, G groups, N state size, C convolution
+channels, W its width, Z the width of the first projection.
 """
 
 from __future__ import annotations

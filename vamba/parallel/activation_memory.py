@@ -11,7 +11,6 @@ width, H its heads, N its state, E the tower's width, V the vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
-
 from typing import Literal
 
 from vamba.model.config import ModelConfig

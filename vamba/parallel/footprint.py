@@ -87,7 +87,7 @@ def stored_elsewhere(
     trains_blocks: bool,
     trains_merger: bool,
 ) -> MemoryLine | None:
-    """What a worker keeps of its largest streamed video where its own memory is not; None where it keeps nothing there."""
+    """What a worker keeps of its largest streamed video outside its own memory; None where that is nothing."""
     compute = 2 if config.compute_dtype == "bfloat16" else 4
     stored = pack_memory(
         model, pack, config, compute_bytes=compute, trains_blocks=trains_blocks, trains_merger=trains_merger

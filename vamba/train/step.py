@@ -91,9 +91,7 @@ def train_step(state: TrainState, inputs: StepInput, *, stop: bool = False, save
     totals = _forward_backward(state, inputs)
     computed = time.perf_counter()
     totals[_STOP], totals[_SAVE], totals[_ABANDONED] = float(stop), float(save), float(inputs.abandoned)
-    absent = [float(name in inputs.unreadable) for name in inputs.sample_ids]
-    missing = torch.tensor(absent, dtype=torch.float64, device=state.device)
-    gauges = _own_gauges(state, inputs)
+    missing, gauges = _to_be_summed(state, inputs)
     grad_norm = _reduce(state, totals, missing, gauges)
     summed = totals.tolist()
     loss_sum, num_loss_tokens, num_text_tokens, num_video_tokens, num_streamed = summed[:_STOP]
@@ -149,12 +147,6 @@ def _agree(state: TrainState, inputs: StepInput, stop: bool) -> None:
         raise StepAbandonedError(stop=stopped)
 
 
-def _own_gauges(state: TrainState, inputs: StepInput) -> torch.Tensor:
-    """float64[1 + groups]: operations of what counts here, and room for the squared norms."""
-    flops = state.gauges.flops(inputs) if state.counts else 0
-    return torch.tensor([flops, *[0.0] * len(state.gauges.groups)], dtype=torch.float64, device=state.device)
-
-
 def _judged(state: TrainState, inputs: StepInput, loss: float, grad_norm: float) -> Skipped | None:
     skipped = state.guard.judge(state.step + 1, media=inputs.media, loss=loss, grad_norm=grad_norm)
     if skipped is not None and not state.config.guard.enabled:
@@ -185,6 +177,15 @@ def _forward_backward(state: TrainState, inputs: StepInput) -> torch.Tensor:
                 sizes = (num_loss_tokens, micro.batch.num_text_tokens, micro.batch.num_video_tokens, is_streamed)
                 totals[_LOSS_TOKENS : _STREAMED + 1] += torch.tensor(sizes, dtype=torch.float64, device=state.device)
     return totals
+
+
+def _to_be_summed(state: TrainState, inputs: StepInput) -> tuple[torch.Tensor, torch.Tensor]:
+    """(float64[samples], 1 where this rank could not read one; gauges as `_reduce` takes them)"""
+    absent = [float(name in inputs.unreadable) for name in inputs.sample_ids]
+    own_flops = state.gauges.flops(inputs) if state.counts else 0
+    gauges = [own_flops, *[0.0] * len(state.gauges.groups)]
+    missing, measured = (torch.tensor(values, dtype=torch.float64, device=state.device) for values in (absent, gauges))
+    return missing, measured
 
 
 @torch.no_grad()

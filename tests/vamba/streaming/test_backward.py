@@ -21,6 +21,7 @@ from vamba.model.config import MixerConfig
 from vamba.model.vamba import Vamba
 from vamba.streaming.backward import StreamedVideo
 from vamba.streaming.store import DeviceStore
+from vamba.streaming.store_disk import DiskStore
 from vamba.streaming.training import StreamingPlan, forward_backward, loss_of
 from vamba.streaming.walk import LocalCarry
 
@@ -202,6 +203,24 @@ def test_a_pack_that_does_not_count_adds_zeros() -> None:
     wanted = one_pass(model, PACKED)[1].keys()
     _, found = streamed(model, PACKED, 7, counts=False)
     assert found.keys() == wanted and all((grad == 0).all() for grad in found.values())
+
+
+def test_a_repeated_pass_repeats_every_bit() -> None:
+    model = adapted(0.3).float()
+    results = []
+    for _ in range(2):
+        torch.manual_seed(4)
+        results.append(streamed(model, PACKED, 7))
+    assert results[0][0] == results[1][0]
+    assert all(grad.equal(results[1][1][name]) for name, grad in results[0][1].items())
+
+
+def test_what_is_kept_may_lie_on_disk() -> None:
+    model = random_model()
+    _, wanted = streamed(model, PACKED, 7)
+    plan = StreamingPlan(above_tokens=0, chunk_tokens=7, open_store=lambda: DiskStore(CPU))
+    forward_backward(model, PACKED, plan, device=CPU)
+    assert all(grad.equal(wanted[name]) for name, grad in gradients(model).items())
 
 
 def test_gradients_of_packs_add_up() -> None:
