@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from vamba.data.stored_frames import StoredFrames
 
 _PIECE_FRAMES = 64
-_PIECE_BYTES = 64 << 20
+_PIECE_BYTES = 8 << 20
 _PIECES_AHEAD = 2
-_SEGMENTS_AHEAD = 2
+_SEGMENTS_AHEAD = 1
 """Beyond one per process."""
 
 

@@ -30,7 +30,7 @@ def test_a_value_is_off_by_at_most_a_sixteenth() -> None:
         assert bool(((made - given).abs() <= torch.maximum(given.abs() / 16, smallest)).all())
 
 
-def test_what_attention_reads_is_within_three_per_cent() -> None:
+def test_what_attention_reads_is_within_five_per_cent() -> None:
     k_MKD, v_MKD, q_THD = random(2000, 2, 64), random(2000, 2, 64, seed=1), random(7, 4, 64, seed=2)
     group = [Group(slice(0, 7), 0, 2000)]
     exact, _ = attend(q_THD, [Part(0, k_MKD, v_MKD)], group)
