@@ -25,9 +25,8 @@ from benchmarks.gpu import machine as machines
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 PARTS = ("exact", "costs")
-_WARM_TIMEOUT_S = 60
-"""For compiling ahead, after the checks that run beside it."""
-_WRAP_TIMEOUT_S = 100
+_WARM_TIMEOUT_S, _WRAP_TIMEOUT_S = 60, 100
+"""On a GPU: for compiling ahead, after the checks that run beside it, and for two long rows."""
 
 
 def main() -> int:
@@ -83,7 +82,8 @@ def check(machine: machines.Machine, preset: Any, report: Any) -> None:
 
     def run_wrap() -> None:
         # Two at a time, as the GPU is shared with those that compile.
-        values["wrap"] += wrap.run_wrap(machine, preset.shapes, at_once=2, timeout_s=_WRAP_TIMEOUT_S)
+        timeout_s = _WRAP_TIMEOUT_S if machine.is_gpu else preset.limit_s
+        values["wrap"] += wrap.run_wrap(machine, preset.shapes, at_once=2, timeout_s=timeout_s)
 
     beside = threading.Thread(target=run_wrap, daemon=True)
     if has_mamba:
@@ -103,7 +103,7 @@ def check(machine: machines.Machine, preset: Any, report: Any) -> None:
 
     report.run("kernels against the definition", 0.0, kernels)
     report.run("streamed against one shot", 0.0, exact)
-    values["warm_problems"] = warm.finish(children, _WARM_TIMEOUT_S)
+    values["warm_problems"] = warm.finish(children, _WARM_TIMEOUT_S if machine.is_gpu else preset.limit_s)
     if has_mamba:
         beside.join()
         if not values["wrap"]:

@@ -131,5 +131,5 @@ REHEARSAL = Preset(
     exact_chunk_tokens=16,
     rows=16,
     slice_s=0.002,
-    limit_s=300.0,
+    limit_s=400.0,
 )
