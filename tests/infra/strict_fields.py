@@ -1,8 +1,8 @@
 """The fields that KubeRay (v1) and Kueue (v1beta1) know, of those kinds and parts that our files use.
 
-A field that is not listed is refused, as the API server would drop it in silence. A nested dictionary holds the fields of
-an object, a list with one dictionary those of its items; a type is the type of a leaf; ANY is checked elsewhere (a pod
-template, with Kubernetes' own schema) or free (labels, quantities).
+A field that is not listed is refused: the API server would drop it in silence. A nested dictionary holds the fields
+of an object, a list with one dictionary those of its items; a type is the type of a leaf; ANY is checked elsewhere (a
+pod template, with Kubernetes' own schema) or free (labels, quantities).
 """
 
 from __future__ import annotations
