@@ -34,9 +34,9 @@ def _load(path: Path) -> dict[str, Any]:
 @functools.cache
 def _aws_machines() -> dict[str, tuple[int, int]]:
     """CPUs and GPUs of every instance type, from the copy of AWS's own list that comes with moto."""
-    import moto.ec2
+    import moto
 
-    packed = Path(moto.ec2.__file__).parent / "resources" / "instance_types.json.gz"
+    packed = Path(moto.__file__).parent / "ec2" / "resources" / "instance_types.json.gz"
     types = json.loads(gzip.decompress(packed.read_bytes()))
     gpus = {name: sum(gpu["Count"] for gpu in item.get("GpuInfo", {}).get("Gpus", [])) for name, item in types.items()}
     return {name: (item["VCpuInfo"]["DefaultVCpus"], gpus[name]) for name, item in types.items()}
