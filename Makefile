@@ -42,6 +42,7 @@ test: setup ## every test that needs no GPU
 	{ set +x; } 2>/dev/null; exit $$status
 
 test-fast: setup ## the tests without Ray, gloo processes and long runs
+	@scripts/promtool.sh
 	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not ray and not distributed and not gpu and not slow and not faults" $(T)
 
 faults: setup ## kill, stop, hang and fill up training in every way we know; ends with a table (KILLS=24)

@@ -96,6 +96,35 @@ def test_queues_and_priorities_that_are_named_exist() -> None:
     assert ("Namespace", namespace) in made
 
 
+def _number(quantity: str) -> float:
+    """A Kubernetes quantity as a number: 500m, 8Gi, 2Ti."""
+    units = {"m": 1e-3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+    for unit, factor in units.items():
+        if quantity.endswith(unit):
+            return float(quantity.removesuffix(unit)) * factor
+    return float(quantity)
+
+
+@pytest.mark.parametrize("overlay", ["prod", "spot"])
+def test_every_job_fits_its_queue(overlay: str) -> None:
+    """A job that asks for more than the quota would wait for ever."""
+    items = rendered("queue")
+    kinds = {item["metadata"]["name"]: item["spec"]["nodeLabels"] for item in items if item["kind"] == "ResourceFlavor"}
+    (queue,) = (item for item in items if item["kind"] == "ClusterQueue")
+    (group,) = queue["spec"]["resourceGroups"]
+    for job in JOBS:
+        left = {f["name"]: {r["name"]: _number(r["nominalQuota"]) for r in f["resources"]} for f in group["flavors"]}
+        found = ray_job(overlay, job)
+        pods = [(found["spec"]["submitterPodTemplate"], 1)]
+        pods += [(entry["template"], entry.get("replicas", 1)) for entry in groups(found)]
+        for template, count in pods:
+            (flavor,) = (name for name, labels in kinds.items() if labels == template["spec"]["nodeSelector"])
+            for name, quantity in template["spec"]["containers"][0]["resources"]["requests"].items():
+                assert name in left[flavor], f"the queue has no quota for {name}"
+                left[flavor][name] -= count * _number(quantity)
+        assert all(rest >= 0 for flavor in left.values() for rest in flavor.values()), (job, left)
+
+
 def test_only_workers_are_on_spot_nodes() -> None:
     for job in JOBS:
         for group in groups(ray_job("spot", job)):
