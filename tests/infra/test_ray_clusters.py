@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gzip
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,13 @@ AWS, GOOGLE, OWN = (
 ALL, CLOUDS = (AWS, GOOGLE, OWN), (AWS, GOOGLE)
 # CPUs and GPUs of Google's machine types that the file uses (cloud.google.com/compute/docs/machine-resource).
 GOOGLE_MACHINES = {"n2-standard-8": (8, 0), "n2-standard-32": (32, 0), "a2-highgpu-8g": (96, 8)}
+
+# The one part of the file in which Ray's schema takes unknown keys.
+PROVIDER = {
+    "aws": {"type", "region", "availability_zone", "cache_stopped_nodes", "use_internal_ips", "security_group"},
+    "gcp": {"type", "project_id", "region", "availability_zone", "cache_stopped_nodes", "use_internal_ips"},
+    "local": {"type", "head_ip", "worker_ips"},
+}
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -58,8 +66,9 @@ def _is_spot(path: Path, node: dict[str, Any]) -> bool:
 
 def lint(path: Path, cluster: dict[str, Any]) -> list[str]:
     """What Ray's schema lets pass and should not: limits, machines, and resources that machines don't have."""
-    found = []
-    types = cluster["available_node_types"]
+    provider = cluster["provider"]
+    found = [f"provider: no such key: {key}" for key in provider if key not in PROVIDER[provider["type"]]]
+    types = cluster.get("available_node_types", {})
     for name, node in types.items():
         low, high = node["min_workers"], node["max_workers"]
         if not 0 <= low <= high <= cluster["max_workers"]:
@@ -70,7 +79,7 @@ def lint(path: Path, cluster: dict[str, Any]) -> list[str]:
             found.append(f"{name}: offers {offered} on a machine with {cpus} CPUs and {gpus} GPUs")
         if bool(offered.get("spot")) != _is_spot(path, node):
             found.append(f"{name}: its resource `spot` says otherwise than its market")
-    if sum(node["max_workers"] for node in types.values()) > cluster["max_workers"]:
+    if types and sum(node["max_workers"] for node in types.values()) > cluster["max_workers"]:
         found.append("the types' max_workers add up to more than the cluster's")
     return found
 
@@ -82,7 +91,7 @@ def test_ray_accepts_the_file(path: Path) -> None:
     validate_config(prepare_config(_load(path)))
 
 
-@pytest.mark.parametrize("path", CLOUDS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
 def test_limits_and_machines_make_sense(path: Path) -> None:
     assert not lint(path, _load(path))
 
@@ -92,10 +101,30 @@ def test_the_lint_finds_what_it_is_for() -> None:
     cluster["available_node_types"]["ingest"]["min_workers"] = 9
     cluster["available_node_types"]["train"]["resources"]["GPU"] = 4
     cluster["available_node_types"]["head"]["resources"]["spot"] = 1
-    assert [text.split(":")[0] for text in lint(AWS, cluster)] == ["head", "ingest", "train"]
+    cluster["provider"]["regoin"] = "us-west-2"
+    assert [text.split(":")[0] for text in lint(AWS, cluster)] == ["provider", "head", "ingest", "train"]
     cluster["available_node_types"]["train"]["node_config"]["InstanceType"] = "p4d.25xlarge"
     with pytest.raises(AssertionError, match="no such kind of machine"):
         lint(AWS, cluster)
+
+
+@pytest.mark.parametrize("place", ["the file", "a node type", "docker", "auth"])
+def test_ray_refuses_unknown_keys_elsewhere(place: str) -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    cluster = _load(AWS)
+    parts = {"the file": cluster, "a node type": cluster["available_node_types"]["train"]}
+    (parts.get(place) or cluster[place])["no_such_key"] = 1
+    with pytest.raises(Exception, match="no_such_key"):
+        validate_config(prepare_config(cluster))
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
+def test_every_command_is_a_shells(path: Path) -> None:
+    commands = [text for key, value in _load(path).items() if key.endswith("_commands") for text in value]
+    assert len(commands) >= 7
+    for command in commands:
+        subprocess.run(["bash", "-n", "-c", command], check=True, timeout=20)
 
 
 def test_aws_would_take_every_node_config() -> None:
