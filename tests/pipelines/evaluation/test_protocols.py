@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.evaluation.protocols import first_character, vamba_letter
+from pipelines.evaluation.protocols.vamba import first_character, vamba_letter
 
 CASES = json.loads((Path(__file__).parent / "vamba_answers.json").read_text(encoding="utf-8"))
 
