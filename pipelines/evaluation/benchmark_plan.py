@@ -80,7 +80,9 @@ def _read(config: EvaluationConfig) -> _Read:
         return _Read(benchmark=benchmark, recipe=_adjusted(recipe, config))
     file = Path(config.benchmark).expanduser()
     own = read_own_file(file)
-    recipe = _adjusted(find_recipe(config.protocol or own.protocol, own.template), own)
+    template = find_recipe(config.protocol or own.protocol, own.template)
+    # The template's tasks are not this set's, so its mean over tasks is not either.
+    recipe = _adjusted(replace(template, headline="micro", macro_group="category", macro_of=()), own)
     return _Read(benchmark=with_unique_ids(read_own(own, file)), recipe=_adjusted(recipe, config))
 
 

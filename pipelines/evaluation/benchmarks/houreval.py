@@ -1,7 +1,7 @@
 """HourEval: the questions of Video-MME, MLVU and LongVideoBench about videos of half an hour and more.
 
-One folder with a folder for each part, laid out as that benchmark is. Where annotations give the length of videos, shorter
-ones are left out; MLVU's `filtered_json/` is taken as it is. Each part is asked with its own prompt.
+One folder with a folder for each part, laid out as that benchmark is. Shorter ones are left out where annotations say
+so; MLVU's `filtered_json/` is taken as it is. Each part is asked with its own prompt.
 """
 
 from __future__ import annotations
