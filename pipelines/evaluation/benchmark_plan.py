@@ -14,7 +14,7 @@ from pipelines.evaluation.benchmarks.own import read_own, read_own_file
 from pipelines.evaluation.benchmarks.question import Benchmark, BenchmarkQuestion, Clip
 from pipelines.evaluation.clips import ShownClip
 from pipelines.evaluation.config import EvaluationConfig
-from pipelines.evaluation.plan_types import EvaluationPlan, Showing, plan_name
+from pipelines.evaluation.plan_types import MISSING, EvaluationPlan, Showing, plan_name
 from pipelines.evaluation.protocols import vamba
 from pipelines.evaluation.protocols.catalogue import find_recipe
 from pipelines.evaluation.protocols.recipe import FrameRule, Recipe
@@ -124,7 +124,7 @@ def _by_clip(questions: Sequence[BenchmarkQuestion], recipe: Recipe) -> tuple[li
         for clip, asked in by_clip.items()
     ]
     broken = [
-        BrokenVideo(video=asked[0].video, source_uri=path, reason="there is no such file", num_questions=len(asked))
+        BrokenVideo(video=asked[0].video, source_uri=path, reason=MISSING, num_questions=len(asked))
         for path, asked in missing.items()
     ]
     return showings, broken

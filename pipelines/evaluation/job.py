@@ -18,7 +18,7 @@ from pipelines.evaluation.answering import Answerer, Reply, chance_level
 from pipelines.evaluation.benchmarks.hourvideo import hourvideo_predictions
 from pipelines.evaluation.config import EvaluationConfig
 from pipelines.evaluation.plan import CONTROL, plan_evaluation
-from pipelines.evaluation.plan_types import EvaluationPlan, Showing
+from pipelines.evaluation.plan_types import MISSING, EvaluationPlan, Showing
 from pipelines.evaluation.questions import BrokenVideo
 from pipelines.evaluation.result import (
     ANSWERS_NAME,
@@ -53,18 +53,21 @@ Progress = Callable[[EvaluationProgress], None]
 
 
 def run_evaluation(config: EvaluationConfig, progress: Progress | None = None) -> EvaluationResult:
-    """Evaluate and record. A finished evaluation of the same model, data and settings is returned as it is.
+    """Evaluate and record. A finished evaluation of the same model, data and settings is returned as it is, unless a
+    benchmark's missing video is there now.
 
     Raises ValueError for a name that belongs to another evaluation, a split without questions, or an unknown model.
     """
     started = time.monotonic()
     plan = plan_evaluation(config)
     _claim(plan)
-    if (plan.directory / RESULT_NAME).exists():
-        return read_result(plan.directory)
     log = AnswerLog(plan.directory / ANSWERS_NAME)
     answers = log.read()
     open_showings = _unanswered(plan.showings, {answer.question for answer in answers})
+    if (plan.directory / RESULT_NAME).exists():
+        finished = read_result(plan.directory)
+        if not _brought_since(finished, open_showings):
+            return finished
     broken = list(plan.broken)
     ticker = _Ticker(plan, open_showings, answers, progress)
     backends: set[str] = set()
@@ -107,6 +110,12 @@ def _unanswered(showings: Sequence[Showing], answered: set[str]) -> list[Showing
         for showing in showings
     ]
     return [showing for showing in remaining if showing.questions]
+
+
+def _brought_since(finished: EvaluationResult, open_showings: Sequence[Showing]) -> bool:
+    """Whether there is a video now that was missing when the evaluation finished; a broken one is not tried again."""
+    broken = {video.source_uri for video in finished.broken if video.reason != MISSING}
+    return any(showing.source.source_uri not in broken for showing in open_showings)
 
 
 def _replies(

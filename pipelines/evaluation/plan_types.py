@@ -15,6 +15,9 @@ from pipelines.evaluation.questions import BrokenVideo, Question
 from pipelines.registry.models import ResolvedModel
 from vamba.data.manifest import SampleRow
 
+MISSING = "there is no such file"
+"""Why a video is listed as broken that a benchmark's folder does not have."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Showing:

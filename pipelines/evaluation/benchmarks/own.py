@@ -23,6 +23,7 @@ from typing import Any
 from pipelines.evaluation.benchmarks.question import Benchmark, BenchmarkQuestion, Clip
 from pipelines.evaluation.benchmarks.rows import AnnotationError, Row, digest_of_files, read_rows
 from pipelines.evaluation.benchmarks.videos import find_video
+from vamba.data.manifest import digest_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +84,8 @@ def read_own(own: OwnBenchmark, file: Path) -> Benchmark:
     if not annotations.is_file():
         raise AnnotationError(f"{file}: `annotations` names {annotations}, which does not exist.")
     questions = tuple(_question(videos, own.fields, row) for row in read_rows(annotations))
-    return Benchmark(name=own.name, questions=questions, digest=digest_of_files([annotations]))
+    asked = [digest_of_files([annotations]), own.template, dataclasses.asdict(own.fields)]
+    return Benchmark(name=own.name, questions=questions, digest=digest_of(asked))
 
 
 def _question(videos: Path, fields: OwnFields, row: Row) -> BenchmarkQuestion:

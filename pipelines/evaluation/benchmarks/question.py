@@ -52,7 +52,7 @@ class BenchmarkQuestion:
 class Benchmark:
     """All questions of a benchmark.
 
-    name: as metrics carry it. digest: "sha256:…" of the annotation files. missing_parts: annotation files that the
+    name: as metrics carry it. digest: "sha256:…" of the annotation files and how they are read. missing_parts: annotation files that the
     published benchmark has and the folder lacks; with any, a result is one of a subset.
     """
 

@@ -89,6 +89,9 @@ def test_missing_and_broken_videos_are_listed_once_and_lower_the_coverage(model:
     result = evaluate(model, folder, "lvbench")
     assert [(video.video, video.num_questions) for video in result.broken] == [("abc", 2)]
     assert result.coverage == pytest.approx(1 / 3)
+    real_video(folder / "videos" / "abc.mp4")
+    assert evaluate(model, folder, "lvbench").coverage == 1.0, "the same command asks about the video that came later"
+    (folder / "videos" / "abc.mp4").unlink()
     (folder / "videos" / "-def.mp4").write_bytes(b"no video")
     nothing = evaluate(model, folder, "lvbench", name="nothing")
     assert (nothing.coverage, nothing.overall, len(nothing.broken)) == (0.0, None, 2)
