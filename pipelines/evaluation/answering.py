@@ -61,15 +61,8 @@ class Answerer:
             directory, dtype=dtype, device_map=self.device, backends=backends
         )
 
-    def answer(
-        self,
-        frames: StoredFrames,
-        questions: Sequence[str],
-        *,
-        max_new_tokens: int,
-        processing: FrameProcessing | None = None,
-    ) -> Reply:
-        """Show the video once and ask everything. `processing`: another than the model's own."""
+    def answer(self, frames: StoredFrames, questions: Sequence[str], *, max_new_tokens: int) -> Reply:
+        """Show the video once and ask everything."""
         import torch
 
         from vamba.data.text import encode_prompt
@@ -77,7 +70,7 @@ class Answerer:
 
         started = time.monotonic()
         with torch.inference_mode():
-            memory = self.model.encode_video_stream(video_pieces(frames, processing or self.processing, self.device))
+            memory = self.model.encode_video_stream(video_pieces(frames, self.processing, self.device))
             encoded = time.monotonic()
             prompts = [encode_prompt(self.tokenizer, question, media=True) for question in questions]
             ids = continue_prompts(

@@ -10,17 +10,18 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pipelines.evaluation.decode import UnreadableVideoError, decode_planned
 from pipelines.ingest.config import FrameStorage, IngestConfig
 from vamba.data.sampling import FrameSampling
 from vamba.ops.backends import Backends
 
 if TYPE_CHECKING:
-    from pipelines.ingest.types import PlannedVideo
+    from pipelines.ingest.types import DecodeRequest, PlannedVideo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,10 @@ class AskReply:
     answer_s: float
 
 
+class UnreadableVideoError(ValueError):
+    """The file can't be decoded; the message says why."""
+
+
 def plan_ask(config: AskConfig) -> PlannedVideo:
     """Probe the file and choose its frames. Raises `UnreadableVideoError`."""
     from pipelines.ingest.plan import plan_video
@@ -93,12 +98,7 @@ def ask(config: AskConfig, progress: Callable[[int, int], None] | None = None) -
     model = resolve_model(config.model)
     started = time.monotonic()
     planned = plan_ask(config)
-    frames = decode_planned(
-        planned,
-        jpeg_quality=config.frames.jpeg_quality,
-        num_processes=config.num_processes or os.cpu_count() or 1,
-        progress=progress,
-    )
+    frames = _decode(planned, config, progress)
     decoded = time.monotonic()
     answerer = Answerer(model.directory, device=config.device, backends=config.backends)
     loaded = time.monotonic()
@@ -116,3 +116,39 @@ def ask(config: AskConfig, progress: Callable[[int, int], None] | None = None) -
         encode_s=reply.encode_s,
         answer_s=reply.answer_s,
     )
+
+
+def _decode(planned: PlannedVideo, config: AskConfig, progress: Callable[[int, int], None] | None) -> list[bytes]:
+    from pipelines.ingest.requests import requests_of
+
+    requests = requests_of(planned, config.frames.jpeg_quality)
+    if planned.is_counted:
+        from pipelines.ingest.counted import decode_counted
+
+        return [frame for request in requests for frame in decode_counted(request)]
+    num_processes = min(config.num_processes or os.cpu_count() or 1, len(requests))
+    if num_processes == 1:
+        return [frame for request in requests for frame in _decode_request(request)]
+    frames: list[bytes] = []
+    with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as pool:
+        for done, part in enumerate(pool.map(_decode_request, requests), start=1):
+            frames += part
+            if progress is not None:
+                progress(done, len(requests))
+    return frames
+
+
+def _decode_request(request: DecodeRequest) -> list[bytes]:
+    """One segment, the slow way where the fast one fails, as in an ingest."""
+    from pipelines.ingest.decode import decode_segment, decode_sequentially
+    from pipelines.ingest.types import IngestError
+
+    try:
+        return decode_segment(request)
+    except IngestError:
+        try:
+            return decode_sequentially(request)
+        except IngestError as error:
+            raise UnreadableVideoError(
+                f"{request.uri} can't be decoded ({error.error_class}): {error.message}"
+            ) from error

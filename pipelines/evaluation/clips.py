@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.evaluation.ask import UnreadableVideoError
 from pipelines.evaluation.benchmarks.question import Clip
-from pipelines.evaluation.decode import UnreadableVideoError, decode_planned
+from pipelines.evaluation.decode import decode_planned
 from pipelines.evaluation.protocols.recipe import FrameRule
 from vamba.data.sampling import FrameSampling, uniform_indices
 

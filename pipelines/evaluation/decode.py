@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
+from pipelines.evaluation.ask import UnreadableVideoError
+
 if TYPE_CHECKING:
     from pipelines.ingest.types import DecodeRequest, IngestError, PlannedVideo
-
-
-class UnreadableVideoError(ValueError):
-    """The file can't be decoded; the message says why."""
 
 
 def decode_planned(
@@ -20,12 +17,8 @@ def decode_planned(
     *,
     jpeg_quality: int,
     num_processes: int,
-    progress: Callable[[int, int], None] | None = None,
 ) -> list[bytes]:
-    """JPEG files in presentation order. `progress` is called with decoded and planned segments.
-
-    Raises `UnreadableVideoError`.
-    """
+    """JPEG files in presentation order. Raises `UnreadableVideoError`."""
     from pipelines.ingest.requests import requests_of
 
     requests = requests_of(planned, jpeg_quality)
@@ -34,13 +27,8 @@ def decode_planned(
     num_processes = min(num_processes, len(requests))
     if num_processes == 1:
         return [frame for request in requests for frame in _decode_request(request)]
-    frames: list[bytes] = []
     with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as pool:
-        for done, part in enumerate(pool.map(_decode_request, requests), start=1):
-            frames += part
-            if progress is not None:
-                progress(done, len(requests))
-    return frames
+        return [frame for part in pool.map(_decode_request, requests) for frame in part]
 
 
 def _decode_counted(request: DecodeRequest) -> list[bytes]:

@@ -22,12 +22,14 @@ def show(answerer: Answerer, config: EvaluationConfig, showing: Showing) -> Repl
     source, questions = showing.source, [question.text for question in showing.questions]
     try:
         if isinstance(source, ShownClip):
-            frames = clip_frames(source, num_processes=config.num_decoders or _free_cores(config))
-            edges = source.frames
-            processing = replace(
-                answerer.processing, shortest_edge=edges.shortest_edge, longest_edge=edges.longest_edge
+            # The protocol's, and the same for every clip of an evaluation.
+            answerer.processing = replace(
+                answerer.processing,
+                shortest_edge=source.frames.shortest_edge,
+                longest_edge=source.frames.longest_edge,
             )
-            return answerer.answer(frames, questions, max_new_tokens=showing.max_new_tokens, processing=processing)
+            frames = clip_frames(source, num_processes=config.num_decoders or _free_cores(config))
+            return answerer.answer(frames, questions, max_new_tokens=showing.max_new_tokens)
         sample = read_sample(open_storage(config.data), source)
         return answerer.answer(stored_frames(sample), questions, max_new_tokens=showing.max_new_tokens)
     except UNREADABLE as error:

@@ -52,8 +52,9 @@ class BenchmarkQuestion:
 class Benchmark:
     """All questions of a benchmark.
 
-    name: as metrics carry it. digest: "sha256:…" of the annotation files and how they are read. missing_parts: annotation files that the
-    published benchmark has and the folder lacks; with any, a result is one of a subset.
+    name: as metrics carry it. digest: "sha256:…" of the annotation files, and of how an own set's are read.
+    missing_parts: annotation files that the published benchmark has and the folder lacks; with any, a result is one of a
+    subset.
     """
 
     name: str

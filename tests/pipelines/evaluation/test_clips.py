@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import simplejpeg
 
+from pipelines.evaluation.ask import UnreadableVideoError
 from pipelines.evaluation.benchmarks.question import Clip
 from pipelines.evaluation.clips import ShownClip, clip_frames, part_of
-from pipelines.evaluation.decode import UnreadableVideoError
 from pipelines.evaluation.protocols.recipe import FrameRule
 from tests.pipelines.ingest.media import make_video
 
