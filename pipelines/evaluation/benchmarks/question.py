@@ -53,8 +53,8 @@ class Benchmark:
     """All questions of a benchmark.
 
     name: as metrics carry it. digest: "sha256:…" of the annotation files, and of how an own set's are read.
-    missing_parts: annotation files that the published benchmark has and the folder lacks; with any, a result is one of a
-    subset.
+    missing_parts: annotation files that the published benchmark has and the folder lacks; with any, a result is one of
+    a subset.
     """
 
     name: str
