@@ -1,6 +1,6 @@
 """The frames of a clip that a benchmark shows: a video file, a part of one, or a folder of pictures.
 
-    ShownClip ──probe, plan──> frame numbers ──decode (as in an ingest)──> JPEG files of the video's own size
+    ShownClip ──probe, plan──> frame numbers ──decode (as in an ingest), ahead──> pixels, of the video's own size
 
 Frames are chosen by number, evenly over what is shown, as the paper's scripts do; the model resizes them by the
 protocol's rule. A part from start to end begins at the frame nearest to its start, as MVBench defines it.
@@ -8,19 +8,20 @@ protocol's rule. A part from start to end begins at the frame nearest to its sta
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.evaluation.ask import UnreadableVideoError
 from pipelines.evaluation.benchmarks.question import Clip
-from pipelines.evaluation.decode import decode_planned
+from pipelines.evaluation.decoding import UnreadableVideoError, decoded_pixels, stored_pixels
 from pipelines.evaluation.protocols.recipe import FrameRule
 from vamba.data.sampling import FrameSampling, uniform_indices
 
 if TYPE_CHECKING:
-    from pipelines.ingest.types import ProbedVideo
-    from vamba.data.stored_frames import JpegFrames
+    import numpy as np
+
+    from pipelines.ingest.types import PlannedVideo, ProbedVideo
 
 _JPEG_QUALITY = 95
 _ANY_EDGE = 16384  # pixels; no stored frame is scaled down
@@ -45,16 +46,28 @@ class ShownClip:
         return self.clip.path
 
 
-def clip_frames(shown: ShownClip, *, num_processes: int) -> JpegFrames:
-    """Raises UnreadableVideoError, or OSError for a folder that can't be read."""
-    from vamba.data.stored_frames import JpegFrames
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipPixels:
+    """pieces: uint8[N, H, W, 3] of consecutive frames; to be closed. num_frames: of all of them."""
 
+    pieces: Generator[np.ndarray, None, None]
+    num_frames: int
+
+
+def clip_pixels(shown: ShownClip, *, num_processes: int) -> ClipPixels:
+    """The frames of a clip, decoded as they are asked for. num_processes: 0 means one per core.
+
+    Raises UnreadableVideoError, or OSError for a folder that can't be read; a piece may raise the same.
+    """
     clip = shown.clip
     if not clip.exists:
         raise UnreadableVideoError(f"there is no {'folder' if clip.pictures_per_s else 'file'} {clip.path}")
     if clip.pictures_per_s:
-        return JpegFrames(_pictures(shown))
-    return JpegFrames(_video_frames(shown, num_processes))
+        files = _pictures(shown)
+        return ClipPixels(pieces=_decoded(files), num_frames=len(files))
+    planned = _plan(shown)
+    pieces = decoded_pixels(planned, _JPEG_QUALITY, num_processes)
+    return ClipPixels(pieces=pieces, num_frames=len(planned.timestamps_ns))
 
 
 def part_of(total: int, clip: Clip, frames_per_s: float, first_number: int = 0) -> range:
@@ -74,7 +87,7 @@ def part_of(total: int, clip: Clip, frames_per_s: float, first_number: int = 0) 
     return range(start, end)
 
 
-def _video_frames(shown: ShownClip, num_processes: int) -> list[bytes]:
+def _plan(shown: ShownClip) -> PlannedVideo:
     from pipelines.ingest.config import FrameStorage, IngestConfig
     from pipelines.ingest.plan import plan_video
     from pipelines.ingest.probe import probe_video
@@ -89,10 +102,9 @@ def _video_frames(shown: ShownClip, num_processes: int) -> list[bytes]:
     )
     source = VideoSource(id="video", uri=path, size_bytes=-1, mtime_ns=0, split="test", conversations=())
     try:
-        planned = plan_video(source, _cut(probe_video(source.location), shown.clip), settings)
+        return plan_video(source, _cut(probe_video(source.location), shown.clip), settings)
     except IngestError as error:
         raise UnreadableVideoError(f"{path} can't be read as a video ({error.error_class}): {error.message}") from error
-    return decode_planned(planned, jpeg_quality=_JPEG_QUALITY, num_processes=num_processes)
 
 
 def _cut(probe: ProbedVideo, clip: Clip) -> ProbedVideo:
@@ -113,6 +125,12 @@ def _pictures(shown: ShownClip) -> list[bytes]:
         raise UnreadableVideoError(f"the folder {shown.clip.path} holds no pictures")
     part = part_of(len(files), shown.clip, shown.clip.pictures_per_s, first_number=1)
     return [_jpeg(files[part[index]]) for index in uniform_indices(shown.frames.num_frames, len(part))]
+
+
+def _decoded(files: list[bytes]) -> Generator[np.ndarray, None, None]:
+    from vamba.data.stored_frames import JpegFrames
+
+    yield from stored_pixels(JpegFrames(files))
 
 
 def _jpeg(file: Path) -> bytes:

@@ -8,17 +8,19 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from pipelines.evaluation.ask import UnreadableVideoError
 from pipelines.evaluation.benchmarks.question import Clip
-from pipelines.evaluation.clips import ShownClip, clip_frames, part_of
+from pipelines.evaluation.clips import ShownClip, clip_pixels, part_of
+from pipelines.evaluation.decoding import UnreadableVideoError
 from pipelines.evaluation.protocols.recipe import FrameRule
 from tests.pipelines.ingest.media import make_video
 
 
 def frames(clip: Clip, num_frames: int) -> np.ndarray:
     rule = FrameRule(num_frames=num_frames, shortest_edge=28, longest_edge=56)
-    shown = clip_frames(ShownClip(id="c", clip=clip, frames=rule), num_processes=1)
-    return shown.decode(range(len(shown)))
+    shown = clip_pixels(ShownClip(id="c", clip=clip, frames=rule), num_processes=1)
+    pixels = np.concatenate(list(shown.pieces))
+    assert len(pixels) == shown.num_frames
+    return pixels
 
 
 def test_a_part_begins_at_the_frame_nearest_to_its_start() -> None:
