@@ -104,6 +104,8 @@ def check(machine: machines.Machine, preset: Any, report: Any) -> None:
     report.run("kernels against the definition", 0.0, kernels)
     report.run("streamed against one shot", 0.0, exact)
     values["warm_problems"] = warm.finish(children, _WARM_TIMEOUT_S if machine.is_gpu else preset.limit_s)
+    if values["warm_problems"]:
+        say(f"not compiled ahead: {values['warm_problems']}")
     if has_mamba:
         beside.join()
         if not values["wrap"]:

@@ -37,8 +37,8 @@ def lengths(preset: Preset) -> Iterator[tuple[int, bool]]:
     """(tokens, whether a state comes in) of the calls to compile."""
     chunk = preset.model.mixer.chunk_size
     whole = preset.chunk_tokens
-    last = whole // 2 // chunk * chunk - chunk  # an odd number of the scan's chunks
-    yield from ((whole, False), (whole, True), (last, True), (last - chunk // 2 + 8, True), (last, False))
+    last = max(whole // 2 - chunk, chunk)  # a number of the scan's chunks that is no multiple of 16 either
+    yield from ((whole, False), (whole, True), (last, True), (last - 8, True), (last, False))
 
 
 def main() -> None:
