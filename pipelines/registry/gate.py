@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.evaluation.comparable import differences
 from pipelines.evaluation.result import EvaluationResult
 from pipelines.registry.config import GateConfig, Threshold
 from pipelines.registry.lineage import FILES_TAG
@@ -118,8 +119,8 @@ def _control_checks(
             name=name, passed=False, found="none of this model", required="vamba evaluate --control shuffled-video"
         )
         return
-    if main is not None and (control.manifest_digest, control.protocol) != (main.manifest_digest, main.protocol):
-        yield Check(name=name, passed=False, found="of other data or protocol", required="the same questions")
+    if main is not None and (differing := differences(main, control)):
+        yield Check(name=name, passed=False, found="; ".join(differing), required="the same questions and protocol")
         return
     chance = control.chance or 0.0
     ceiling = chance + config.control_margin

@@ -21,11 +21,12 @@ KINDS: dict[str, Open] = {
 
 
 def _host_store() -> TensorStore:
-    if not torch.cuda.is_available():
-        pytest.skip("pinned memory is a GPU's")
     from vamba.streaming.store_host import HostStore
 
     return HostStore(torch.device("cuda"))
+
+
+ALL_KINDS = [pytest.param(kind, marks=[pytest.mark.gpu] * (kind == "host")) for kind in KINDS]
 
 
 def part(number: int, device: torch.device = CPU) -> tuple[torch.Tensor, ...]:
@@ -44,7 +45,7 @@ def same(read: tuple[torch.Tensor, ...], number: int) -> bool:
     return all(a.dtype == b.dtype and a.cpu().equal(b) for a, b in zip(read, expected, strict=True))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL_KINDS)
 def test_parts_come_back(kind: str, tmp_path: Path) -> None:
     store = KINDS[kind](tmp_path)
     device = torch.device("cuda" if kind == "host" else "cpu")
@@ -58,7 +59,7 @@ def test_parts_come_back(kind: str, tmp_path: Path) -> None:
     assert store.spans("a") == tuple((n, n + 1) for n in range(5)) and store.spans("c") == ()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL_KINDS)
 def test_parts_are_replaced_as_they_are_read(kind: str, tmp_path: Path) -> None:
     """As a backward pass does it: each part's gradients in its place, while the next is fetched."""
     store = KINDS[kind](tmp_path)
