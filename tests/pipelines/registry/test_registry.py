@@ -11,7 +11,9 @@ import pytest
 
 from pipelines.evaluation.config import EvaluationConfig
 from pipelines.evaluation.job import run_evaluation
-from pipelines.registry import gate
+from pipelines.registry import verification
+from pipelines.registry.audit import open_audit_log
+from pipelines.registry.checks import Check
 from pipelines.registry.config import GateConfig, PromotionConfig, Threshold
 from pipelines.registry.listing import list_versions
 from pipelines.registry.models import ModelNotFoundError, resolve_model
@@ -68,10 +70,10 @@ def evaluated(run: Path, tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def load_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Starting a process that imports torch takes seconds; one test does it for real."""
-    monkeypatch.setattr(gate, "_load_problem", lambda directory: "")
+    monkeypatch.setattr(verification, "load_problem", lambda directory: "")
 
 
-def failed(checks: Sequence[gate.Check]) -> set[str]:
+def failed(checks: Sequence[Check]) -> set[str]:
     return {check.name for check in checks if not check.passed}
 
 
@@ -113,16 +115,20 @@ def test_a_passing_version_gets_the_alias_and_a_record(evaluated: Path, vamba_ho
     client = open_client()
     assert str(client.get_model_version_by_alias("toy", "champion").version) == "1"
     assert client.get_model_version("toy", "1").tags["promotion.champion.decision"] == "promoted"
-    (decision,) = [json.loads(line) for line in (vamba_home / "promotions.jsonl").read_text().splitlines()]
+    lines = [entry.body for entry in open_audit_log().entries()]
+    assert [line["action"] for line in lines] == ["version.register", "alias.begin", "alias.move"]
+    decision = open_audit_log().kept(lines[-1]["evidence"])
     assert decision["decision"] == "promoted" and len(decision["evaluations"]) == 2
+    assert (vamba_home / "audit" / "audit.jsonl").is_file()
     assert [row.aliases for row in list_versions()] == [("champion",)]
 
 
 def test_promoting_the_holder_again_changes_and_records_nothing(evaluated: Path, vamba_home: Path) -> None:
     promote(PromotionConfig(target="stage2", register_as="toy", gate=LENIENT))
+    before = open_audit_log().entries()
     again = promote(PromotionConfig(target="toy/1", gate=LENIENT))
     assert again.passed and not again.moved
-    assert len((vamba_home / "promotions.jsonl").read_text().splitlines()) == 1
+    assert open_audit_log().entries() == before
 
 
 def test_a_refusal_tells_every_reason_moves_nothing_and_is_recorded(evaluated: Path, vamba_home: Path) -> None:
@@ -132,7 +138,9 @@ def test_a_refusal_tells_every_reason_moves_nothing_and_is_recorded(evaluated: P
     assert open_client().get_registered_model("toy").aliases == {}
     tags = open_client().get_model_version("toy", "1").tags
     assert tags["promotion.champion.decision"] == "refused" and "overall" in tags["promotion.champion.failed"]
-    assert json.loads((vamba_home / "promotions.jsonl").read_text())["decision"] == "refused"
+    line = open_audit_log().entries()[-1].body
+    assert (line["action"], line["decision"]) == ("promotion.refuse", "refused") and "overall" in line["failed"]
+    assert open_audit_log().kept(line["evidence"])["checks"]
 
 
 def test_the_record_names_the_champion_before(evaluated: Path, tmp_path: Path) -> None:
@@ -189,7 +197,7 @@ def test_a_dry_run_judges_without_registering(evaluated: Path, vamba_home: Path)
     outcome = promote(PromotionConfig(target="stage2", register_as="toy", gate=LENIENT), dry_run=True)
     assert outcome.passed and not outcome.moved and outcome.version == ""
     assert list_versions() == []
-    assert not (vamba_home / "promotions.jsonl").exists()
+    assert not (vamba_home / "audit").exists()
 
 
 def test_a_run_needs_a_name_to_be_registered_as(run: Path) -> None:
