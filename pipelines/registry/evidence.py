@@ -44,13 +44,13 @@ class Evidence:
         """The control that belongs to it; where none does, the newest one, which the gate will refuse."""
         controls = [item for item in self.evaluations if item.control]
         main = self.main(benchmark)
-        same = [item for item in controls if main is not None and _questions(item) == _questions(main)]
+        same = [item for item in controls if main is not None and same_questions(item, main)]
         return next(iter(same or controls), None)
 
     def counterpart(self, result: EvaluationResult) -> EvaluationResult | None:
         """The champion's evaluation on the same questions."""
         return next(
-            (item for item in self.champion_evaluations if not item.control and _questions(item) == _questions(result)),
+            (item for item in self.champion_evaluations if not item.control and same_questions(item, result)),
             None,
         )
 
@@ -70,8 +70,10 @@ def gather(client: MlflowClient, config: PromotionConfig, candidate: Candidate, 
     )
 
 
-def _questions(result: EvaluationResult) -> tuple[str, ...]:
-    return result.dataset, result.split, result.manifest_digest, result.protocol
+def same_questions(first: EvaluationResult, second: EvaluationResult) -> bool:
+    """Whether two evaluations asked the same in the same way, so that their numbers may stand beside each other."""
+    names = ("protocol", "dataset", "split", "manifest_digest")
+    return all(getattr(first, name) == getattr(second, name) for name in names)
 
 
 def _usable(evaluations: Sequence[EvaluationResult], gate: GateConfig) -> tuple[EvaluationResult, ...]:

@@ -15,7 +15,7 @@ from pipelines.evaluation.results import Tally
 from pipelines.registry.candidates import Candidate
 from pipelines.registry.checks import Check, GateReport
 from pipelines.registry.config import GateConfig, Threshold
-from pipelines.registry.evidence import Evidence
+from pipelines.registry.evidence import Evidence, same_questions
 from pipelines.registry.gate_champion import champion_checks
 from pipelines.registry.verification import verify
 
@@ -103,7 +103,7 @@ def _control_checks(
             name=name, passed=False, found="none of this model", required="vamba evaluate --control shuffled-video"
         )
         return
-    if main is not None and (control.manifest_digest, control.protocol) != (main.manifest_digest, main.protocol):
+    if main is not None and not same_questions(main, control):
         yield Check(name=name, passed=False, found="of other data or protocol", required="the same questions")
         return
     chance = control.chance or 0.0

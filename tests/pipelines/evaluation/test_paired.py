@@ -96,7 +96,7 @@ def test_the_percentile_moves_out_for_few_videos_and_not_for_many() -> None:
 
 @pytest.mark.parametrize("num_videos", [8, 40])
 def test_the_low_end_is_too_high_as_rarely_as_it_says(num_videos: int) -> None:
-    """500 worlds in which B is no better; B looks better with 95 % confidence in 5 % of them (normal would be 9 %)."""
+    """500 worlds in which B is no better; B looks better with 95 % confidence in 5 % of them."""
     rng = np.random.default_rng(num_videos)
     misses = 0
     for _ in range(500):

@@ -25,13 +25,19 @@ def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home / "mlflow.db"
 
 
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, made once."""
+    return write_model(tmp_path_factory.mktemp("untrained") / "model")
+
+
 @pytest.fixture
-def run(vamba_home: Path, empty_registry: Path) -> Path:
+def run(vamba_home: Path, empty_registry: Path, untrained: Path) -> Path:
     """A finished run as training leaves it."""
     vamba_home.mkdir(parents=True)
     shutil.copyfile(empty_registry, vamba_home / "mlflow.db")
     directory = vamba_home / "runs" / "stage2"
-    write_model(directory / "model")
+    shutil.copytree(untrained, directory / "model")
     record = {
         "name": "stage2",
         "config_digest": "sha256:c",

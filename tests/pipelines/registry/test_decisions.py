@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,13 +34,20 @@ def champion() -> str:
     return str(open_client().get_registered_model("toy").aliases.get("champion", ""))
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three models, made once."""
+    folder = tmp_path_factory.mktemp("models")
+    return [write_model(folder / str(number), seed=number) for number in (1, 2, 3)]
+
+
 @pytest.fixture
-def versions(run: Path, vamba_home: Path) -> list[Path]:
+def versions(run: Path, vamba_home: Path, models: list[Path]) -> list[Path]:
     """Three versions of `toy`, each of a run of its own."""
     folders = []
     for number in (1, 2, 3):
         folder = vamba_home / "runs" / f"run{number}"
-        write_model(folder / "model", seed=number)
+        shutil.copytree(models[number - 1], folder / "model")
         record = json.loads((run / "run.json").read_text())
         (folder / "run.json").write_text(json.dumps({**record, "name": folder.name}))
         assert register_model(folder.name, "toy").version == str(number)
