@@ -26,16 +26,21 @@ def record(client: MlflowClient, log: AuditLog, model: str, decide: Decide) -> E
 
     Raises AuditLogElsewhere before anything is written.
     """
+    require_whole(client, log, model)
+    entry = log.append(lambda entries: {**decide(entries), "model": model})
+    client.set_registered_model_tag(model, HEAD_TAG, f"{entry.number}:{entry.digest}")
+    client.set_registered_model_tag(model, LOG_TAG, log.uri)
+    return entry
+
+
+def require_whole(client: MlflowClient, log: AuditLog, model: str) -> None:
+    """Raise AuditLogElsewhere where the log in use lacks what the registry knows of."""
     problem = find_missing(client, log, model)
     if problem:
         raise AuditLogElsewhere(
             f"{problem}. Set VAMBA_AUDIT to the place that everybody who promotes uses; if the log was cut, restore it "
             f"({model} in the registry names the line), or remove the tag {HEAD_TAG} of {model} to go on without it."
         )
-    entry = log.append(lambda entries: {**decide(entries), "model": model})
-    client.set_registered_model_tag(model, HEAD_TAG, f"{entry.number}:{entry.digest}")
-    client.set_registered_model_tag(model, LOG_TAG, log.uri)
-    return entry
 
 
 def find_missing(client: MlflowClient, log: AuditLog, model: str) -> str:

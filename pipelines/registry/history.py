@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pipelines.registry.audit import Entry
 
 BEGIN, MOVE, INTERRUPT, ABANDON = "alias.begin", "alias.move", "alias.interrupt", "alias.abandon"
-REFUSE, DELETE = "promotion.refuse", "version.delete"
+REFUSE, REGISTER, DELETE = "promotion.refuse", "version.register", "version.delete"
 PROMOTED, FORCED, REFUSED, ROLLED_BACK = "promoted", "forced", "refused", "rolled back"
 
 
@@ -88,3 +88,10 @@ def last_decision(entries: Sequence[Entry], model: str, *, version: str | None, 
         if alias in (None, body["alias"]) and version in (None, body["version"]):
             return str(body["evidence"])
     return ""
+
+
+def is_deleted(entries: Sequence[Entry], model: str, version: str) -> bool:
+    """Whether a version was deleted and has not been registered again since."""
+    lines = [entry.body["action"] for entry in about(entries, model) if entry.body.get("version") == version]
+    lives = [action for action in lines if action in (REGISTER, DELETE)]
+    return bool(lives) and lives[-1] == DELETE

@@ -136,8 +136,7 @@ def _begin(entries: Sequence[Entry], *, move: Move, claim: str) -> dict[str, Any
                 f"by {body['actor']} at {body['created_at']}, while version {move.version} was judged: nothing was "
                 "changed. Run the same command again to judge against what holds now."
             )
-    if any(entry.body.get("action") == history.DELETE and entry.body.get("version") == move.version
-           for entry in history.about(entries, move.model)):  # fmt: skip
+    if history.is_deleted(entries, move.model, move.version):
         raise AliasMoved(f"Version {move.version} of {move.model} was deleted meanwhile; nothing was changed.")
     return {
         "action": history.BEGIN,

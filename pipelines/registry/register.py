@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.registry.anchor import record
-from pipelines.registry.audit import actor, open_audit_log
+from pipelines.registry import history
+from pipelines.registry.anchor import record, require_whole
+from pipelines.registry.audit import AuditLog, actor, open_audit_log
 from pipelines.registry.lineage import build_lineage
 from pipelines.registry.model_files import ModelFiles, hash_model_files
 from pipelines.registry.registrable import Registrable, find_registrable
@@ -28,8 +29,6 @@ from pipelines.training.registered import mark_registered
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-REGISTER = "version.register"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,12 +63,14 @@ def register_model(ref: str, name: str, *, store: str | None = None) -> Register
         _refuse_local_source(ref)
     model = find_registrable(ref)
     files = hash_model_files(model.directory)
-    client = open_client()
+    client, log = open_client(), open_audit_log()
     tags = {**build_lineage(model.lineage, files, model.run).tags, "registered_by": actor()}
     _create_model(client, name)
+    require_whole(client, log, name)
     known = _known_version(client, name, tags)
     if known is not None:
         _mark(model, known, files.digest)
+        _note(client, log, known)
         return known
     source = model.source if store is None else _copy(model.directory, store, name, files)
     made = client.create_model_version(
@@ -77,10 +78,18 @@ def register_model(ref: str, name: str, *, store: str | None = None) -> Register
     )
     version = RegisteredVersion(name=name, version=str(made.version), source=source, tags=tags, created=True)
     _mark(model, version, files.digest)
-    body = {"action": REGISTER, "version": version.version, "source": source, "model_digest": files.digest,
-            "run": tags.get("run", ""), "parent": tags.get("parent", "")}  # fmt: skip
-    record(client, open_audit_log(), name, lambda entries: body)
+    _note(client, log, version)
     return version
+
+
+def _note(client: MlflowClient, log: AuditLog, version: RegisteredVersion) -> None:
+    """The audit line of a registration; of one that was killed before it had its line, too."""
+    lines = [entry.body for entry in history.about(log.entries(), version.name)]
+    if any((line.get("action"), line.get("version")) == (history.REGISTER, version.version) for line in lines):
+        return
+    named = {key: version.tags.get(key, "") for key in ("model_digest", "run", "parent")}
+    body = {"action": history.REGISTER, "version": version.version, "source": version.source, **named}
+    record(client, log, version.name, lambda entries: body)
 
 
 def _check_name(name: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.registry import history
+from pipelines.registry.anchor import HEAD_TAG, AuditLogElsewhere
 from pipelines.registry.approvals import approve
 from pipelines.registry.audit import LOG_NAME, open_audit_log
 from pipelines.registry.audit_check import find_problems
@@ -241,3 +242,14 @@ def test_two_versions_are_compared_by_what_differs(versions: list[Path]) -> None
     assert (found.first, found.second) == ("toy/1", "toy/3")
     assert found.tags["run"] == ("run1", "run3") and "manifest_digest" not in found.tags
     assert found.files == ("model.safetensors is changed",)
+
+
+def test_a_registration_that_was_killed_before_its_line_gets_it_later(versions: list[Path], vamba_home: Path) -> None:
+    client = open_client()
+    (vamba_home / "audit" / LOG_NAME).unlink()
+    with pytest.raises(AuditLogElsewhere):
+        register_model("run1", "toy")
+    client.delete_registered_model_tag("toy", HEAD_TAG)
+    assert not register_model("run1", "toy").created
+    assert not register_model("run1", "toy").created
+    assert [entry.body["action"] for entry in open_audit_log().entries()] == [history.REGISTER]

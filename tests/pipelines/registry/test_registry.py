@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from pipelines.evaluation.config import EvaluationConfig
 from pipelines.evaluation.job import run_evaluation
 from pipelines.registry.audit import open_audit_log
 from pipelines.registry.checks import Check
-from pipelines.registry.config import GateConfig, PromotionConfig, Threshold
+from pipelines.registry.config import GateConfig, NoWorse, PromotionConfig, Threshold
 from pipelines.registry.listing import list_versions
 from pipelines.registry.models import ModelNotFoundError, resolve_model
 from pipelines.registry.promote import promote
@@ -162,3 +163,16 @@ def test_a_server_is_not_given_a_local_directory(run: Path, monkeypatch: pytest.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     with pytest.raises(ValueError, match="takes no local"):
         register_model("stage2", "toy")
+
+
+def test_a_second_version_is_compared_with_the_champion(evaluated: Path, tmp_path: Path) -> None:
+    promote(PromotionConfig(target="stage2", register_as="toy", gate=LENIENT))
+    write_model(evaluated / "model", seed=1)
+    compared = replace(LENIENT, require_control=False, no_worse=NoWorse(max_drop=1.0))
+    run_evaluation(EvaluationConfig(model="stage2", data=str(tmp_path / "data"), log_to_mlflow=False))
+    outcome = promote(PromotionConfig(target="stage2", register_as="toy", gate=compared))
+    names = {check.name for check in outcome.report.checks}
+    assert outcome.moved and {"no worse than champion", "no worse than champion: colour"} <= names
+    stricter = replace(compared, no_worse=NoWorse(max_drop=1.0, min_videos=50))
+    back = promote(PromotionConfig(target="toy/1", gate=stricter))
+    assert back.decision == "refused" and "no worse than champion: shape" in failed(back.report.checks)
