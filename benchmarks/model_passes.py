@@ -17,6 +17,8 @@ from vamba.model.config import ModelConfig
 from vamba.model.init import init_weights_
 from vamba.model.presets import PRESETS
 from vamba.model.vamba import Vamba
+from vamba.ops.attention.layout import CrossLayout, segments
+from vamba.streaming.encoder import encode_video
 
 CONFIG: ModelConfig = replace(PRESETS["small"], vocab_size=4096, num_hidden_layers=4)
 """Half of the small preset's depth, with a vocabulary that does not hide the rest."""
@@ -72,15 +74,16 @@ def decoding(runs: int) -> dict[str, Any]:
     model = small_model()
     shown = sample(0, 48, 16)
     assert shown.patches is not None
-    memory = model.encode_video(shown.patches, shown.grid_thws)
-    layout = memory.layout_for(1)
+    memory = encode_video(model, shown.patches, shown.grid_thws)
+    layout = CrossLayout(queries=segments([1]), keys=segments([memory.num_tokens]), key_mask_GL=None, query_tokens=None)
     heads = torch.randn(1, CONFIG.num_attention_heads, CONFIG.head_dim)
     layers = model.model.hybrid_layers
     video = torch.randn(memory.num_tokens, CONFIG.hidden_size)
 
     def kept() -> None:
+        shown = memory.open_pass(1)
         for index, _ in enumerate(layers):
-            memory.read(index, heads, layout)
+            shown.read(index, heads)
 
     def computed_again() -> None:
         for layer in layers:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 def validate(config: object) -> None:
     """Raise `ValueError` when parts of the tree contradict each other."""
-    _replicas_divide_workers(config)
+    _groups_divide_workers(config)
     _frames_fit_the_tower(config)
 
 
-def _replicas_divide_workers(config: object) -> None:
+def _groups_divide_workers(config: object) -> None:
     workers, parallel = getattr(config, "workers", None), getattr(config, "parallel", None)
     if workers is None or parallel is None:
         return
@@ -21,6 +21,11 @@ def _replicas_divide_workers(config: object) -> None:
         raise ValueError(
             f"`parallel.replicate` is {parallel.replicate} and `workers.num_workers` is {workers.num_workers}: "
             "every group of a sharded copy has the same size, so the workers must be a multiple of the groups."
+        )
+    if workers.num_workers % parallel.context:
+        raise ValueError(
+            f"`parallel.context` is {parallel.context} and `workers.num_workers` is {workers.num_workers}: so many "
+            "workers share a video, so the workers must be a multiple of them."
         )
 
 

@@ -8,6 +8,7 @@ failure budget passed or gate refused, 75 preempted, 130 interrupted); `--debug`
 
 from __future__ import annotations
 
+import faulthandler
 import functools
 import sys
 from collections.abc import Callable
@@ -180,6 +181,7 @@ _group(
 
 def main() -> None:
     """The console script. Global flags may stand anywhere before `--`."""
+    faulthandler.enable()  # a crash in native code then says where it was
     arguments = sys.argv[1:]
     end = arguments.index("--") if "--" in arguments else len(arguments)
     flags = [word for word in arguments[:end] if word in _GLOBAL_FLAGS]

@@ -1,28 +1,32 @@
 """A loaded model that looks at a video once and answers any number of questions about it.
 
-    stored frames ──decode, lay out (a piece at a time)──> patches ──encode──> VideoMemory ──generate──> text
+    pieces of pixels ── lay out, tower, layers (vamba.streaming) ──> VideoMemory ── generate ──> texts
 
 Used by `vamba evaluate` in this process, by its Ray replicas, and by `vamba ask`. A video goes through in pieces, so
-neither the pixels nor the patches of an hour are ever in memory at once.
-"""
+neither the pixels nor the patches of an hour are ever in memory at once; where its keys and values lie is decided by the
+rule of `vamba.streaming.placement` from what is free.
+"""  # noqa: E501
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.evaluation.decoding import stored_pixels
 from vamba.ops.backends import Backends, describe
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
+    from vamba.data.batch import Grid
     from vamba.data.frames import FrameProcessing
     from vamba.data.stored_frames import StoredFrames
-
-_CHUNK_FRAMES = 64
+    from vamba.streaming.memory import VideoMemory
+    from vamba.streaming.placement import Placement, Wish
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,54 +65,112 @@ class Answerer:
             directory, dtype=dtype, device_map=self.device, backends=backends
         )
 
+    @property
+    def backends(self) -> str:
+        """What it runs on, in a line."""
+        return describe(self.model.ops.names)
+
     def answer(self, frames: StoredFrames, questions: Sequence[str], *, max_new_tokens: int) -> Reply:
         """Show the video once and ask everything."""
+        started = time.monotonic()
+        memory = self.look(stored_pixels(frames), len(frames))
+        encoded = time.monotonic()
+        texts = self.ask(memory, questions, max_new_tokens=max_new_tokens)
+        return Reply(
+            texts=texts,
+            num_frames=len(frames),
+            num_video_tokens=memory.num_tokens,
+            backends=self.backends,
+            encode_s=encoded - started,
+            answer_s=time.monotonic() - encoded,
+        )
+
+    def look(
+        self,
+        pixels: Iterable[np.ndarray],
+        num_frames: int,
+        *,
+        wish: Wish | None = None,
+        after: VideoMemory | None = None,
+        times_ns: Sequence[int] = (),
+        shown: Callable[[int], None] = lambda _: None,
+    ) -> VideoMemory:
+        """Encode frames, uint8[N, H, W, 3] of one size, as they come.
+
+        num_frames: how many there will be, which decides where they fit. wish: where they are to lie. after: a memory that
+        they follow. times_ns: when each frame is shown. shown: called with the number of frames that were encoded.
+        """  # noqa: E501
+        import torch
+
+        from vamba.streaming.encoder import VideoEncoder
+
+        step = self.processing.temporal_patch_size
+        encoder: VideoEncoder | None = None
+        done = 0
+        with torch.inference_mode():
+            for patches, grid in video_pieces(pixels, self.processing, self.device):
+                if encoder is None:
+                    placement = None if after else self._placement(grid, num_frames, wish)
+                    encoder = VideoEncoder(self.model, placement, after=after)
+                times = times_ns[done : done + step * grid[0] : step]
+                encoder.add(patches, grid, times_ns=times)
+                done += step * grid[0]
+                shown(min(done, num_frames))
+            if encoder is None:
+                raise ValueError("the video has no frames: nothing to encode")
+            return encoder.finish()
+
+    def ask(self, memory: VideoMemory, questions: Sequence[str], *, max_new_tokens: int) -> tuple[str, ...]:
+        """An answer to each question, all of them together."""
         import torch
 
         from vamba.data.text import encode_prompt
         from vamba.hf.prompts import continue_prompts
 
-        started = time.monotonic()
+        prompts = [encode_prompt(self.tokenizer, question, media=True) for question in questions]
         with torch.inference_mode():
-            memory = self.model.encode_video_stream(video_pieces(frames, self.processing, self.device))
-            encoded = time.monotonic()
-            prompts = [encode_prompt(self.tokenizer, question, media=True) for question in questions]
             ids = continue_prompts(
                 self.model, prompts, memory, max_new_tokens=max_new_tokens, eos_ids=self.tokenizer.eos_ids
             )
-        return Reply(
-            texts=tuple(self.tokenizer.decode(row).strip() for row in ids),
-            num_frames=len(frames),
-            num_video_tokens=memory.num_tokens,
-            backends=describe(self.model.ops.names),
-            encode_s=encoded - started,
-            answer_s=time.monotonic() - encoded,
-        )
+        return tuple(self.tokenizer.decode(row).strip() for row in ids)
+
+    def _placement(self, grid: Grid, num_frames: int, wish: Wish | None) -> Placement:
+        from vamba.data.frames import num_frame_pairs
+        from vamba.streaming.placement import Wish, choose, free_room, sizes_of
+
+        wish = wish or Wish()
+        config = self.model.architecture
+        tokens_per_pair = grid[1] * grid[2] // config.vision.spatial_merge_size**2
+        num_tokens = num_frame_pairs(num_frames, self.processing) * tokens_per_pair
+        dtype = self.model.model.hybrid_layers[0].cross_attn.k_proj.weight.dtype
+        sizes = sizes_of(config, num_tokens, dtype, fp8=wish.fp8)
+        return choose(sizes, free_room(self.model.device, wish.directory), wish)
 
 
 def video_pieces(
-    frames: StoredFrames, processing: FrameProcessing, device: str = "cpu"
-) -> Iterator[tuple[Tensor, tuple[int, int, int]]]:
+    pixels: Iterable[np.ndarray], processing: FrameProcessing, device: str = "cpu"
+) -> Iterator[tuple[Tensor, Grid]]:
     """Consecutive (uint8[P, C] patches on `device`, (t, h, w) grid) of a video. An odd last frame is left out.
 
-    The decoded frames are what is copied to the device; it resizes them. Raises ValueError for a frame that can't be
-    decoded, or differs in size from those before it.
+    The frames are what is copied to the device; it resizes them. Raises ValueError for a frame that differs in size
+    from those before it.
     """
     import torch
 
     from vamba.data.frames import frames_to_patches
 
     step = processing.temporal_patch_size
-    usable = range(len(frames) - len(frames) % step or len(frames))
-    piece = max(_CHUNK_FRAMES - _CHUNK_FRAMES % step, step)
+    start = 0
     size: tuple[int, ...] | None = None
-    for start in range(0, len(usable), piece):
-        pixels = frames.decode(usable[start : start + piece])
-        height, width = pixels.shape[1:3]
+    for piece in pixels:
+        height, width = piece.shape[1:3]
         if size not in (None, (width, height)):
             raise ValueError(f"the frames change size at frame {start}: {(width, height)} pixels after {size}")
         size = (width, height)
-        yield frames_to_patches(torch.from_numpy(pixels).to(device), processing)
+        usable = len(piece) - len(piece) % step
+        if usable or not start:  # a single frame is shown twice
+            yield frames_to_patches(torch.from_numpy(piece[: usable or None]).to(device), processing)
+        start += len(piece)
 
 
 def chance_level(num_options: Iterable[int]) -> float | None:

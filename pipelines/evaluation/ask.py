@@ -1,74 +1,125 @@
-"""One question about one video file: decode it as an ingest would, show it to a model, read the answer.
+"""Questions about one video file: decode it as an ingest would, show it to a model, read the answers.
 
-    file ──probe, plan──> segments ──decode (one process per core)──> JPEG frames ──Answerer──> text
+    file ──probe, plan──> segments ──decode, ahead──> pixels ──encode──> VideoMemory ──┬──> answers
+    saved memory ─────────────────────────────────────────────────────────load─────────┘     └──> saved memory
 
-The same functions choose and decode the frames as in `vamba ingest`, so a model sees what it was trained on.
+The same functions choose and decode the frames as in `vamba ingest`, so a model sees what it was trained on. Decoding,
+in processes of its own, and encoding run side by side, and what is between them is bounded.
 """
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from pipelines.evaluation.decoding import UnreadableVideoError, decoded_pixels
 from pipelines.ingest.config import FrameStorage, IngestConfig
 from vamba.data.sampling import FrameSampling
 from vamba.ops.backends import Backends
 
 if TYPE_CHECKING:
-    from pipelines.ingest.types import DecodeRequest, PlannedVideo
+    import numpy as np
+
+    from pipelines.evaluation.answering import Answerer
+    from pipelines.ingest.types import PlannedVideo
+    from vamba.streaming.memory import VideoMemory
+    from vamba.streaming.placement import Wish
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskConfig:
-    """video: path of a file. model: directory, run or models:/ URI. max_new_tokens: longest answer.
+    """video: path of a file; empty with a memory alone. questions: asked together, about one look at the video.
 
+    model: directory, run or models:/ URI. max_new_tokens: longest answer.
+    memory: a saved memory to ask; with a video, the video follows it. save: where to write what was seen.
     sampling, frames: which frames are read and how they are stored, as in an ingest; use what the model knows.
-    device: "cpu", "cuda", or "auto": a GPU where torch sees one.
+    kv, order, fp8: where what was seen lies and how, see `vamba.streaming.placement`. directory: of files when it is on
+    disk, by default the system's for temporary ones.
+    device: "cpu", "cuda", or "auto": a GPU where torch sees one. dtype: of the model's weights and activations.
     backends: implementations of scan, convolution and attention by name. num_processes: decoders; 0 means one per core.
     """
 
-    video: str
-    question: str
     model: str
+    video: str = ""
+    questions: tuple[str, ...] = ()
+    memory: str = ""
+    save: str = ""
     max_new_tokens: int = 64
     sampling: FrameSampling = field(default_factory=FrameSampling)
     frames: FrameStorage = field(default_factory=FrameStorage)
+    kv: Literal["auto", "device", "host", "disk"] = "auto"
+    order: Literal["auto", "chunk-major", "layer-major"] = "auto"
+    fp8: bool = False
+    directory: str = ""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     backends: Backends = field(default_factory=Backends)
     num_processes: int = 0
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise ValueError(f"`max_new_tokens` is {self.max_new_tokens}, but an answer needs at least 1.")
-        if not self.question.strip():
+        if not self.video and not self.memory:
+            raise ValueError("There is nothing to look at: name a video, or a saved memory with `--memory`.")
+        if not self.questions and not self.save:
+            raise ValueError("There is no question. Ask one, or name a file to `--save` what was seen.")
+        if not all(question.strip() for question in self.questions):
             raise ValueError("The question is empty.")
+
+    @property
+    def wish(self) -> Wish:
+        """Where what is seen is to lie."""
+        from vamba.streaming.placement import Wish
+
+        return Wish(kv=self.kv, order=self.order, fp8=self.fp8, directory=self.directory)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """A question and its answer."""
+
+    question: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskReply:
-    """The answer, and what it took. duration_s: of the video. decode_s, encode_s, answer_s, load_s: seconds spent."""
+    """The answers, and what they took.
+
+    text: of the first question. duration_s: of the video. placement: where what was seen lies, and why there.
+    saved: the file it was written to. decode_s: waiting for frames; encode_s: the rest of looking, or reading a saved
+    memory; answer_s, load_s (the model), save_s: seconds spent.
+    """
 
     text: str
+    answers: tuple[Answered, ...]
     video: str
     model: str
     duration_s: float
     num_frames: int
     num_video_tokens: int
+    placement: str
+    saved: str
     backends: str
     load_s: float
     decode_s: float
     encode_s: float
     answer_s: float
+    save_s: float
 
 
-class UnreadableVideoError(ValueError):
-    """The file can't be decoded; the message says why."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """notes: of what was shown, as they are saved beside it."""
+
+    memory: VideoMemory
+    notes: dict[str, Any]
+    decode_s: float
+    encode_s: float
 
 
 def plan_ask(config: AskConfig) -> PlannedVideo:
@@ -87,68 +138,99 @@ def plan_ask(config: AskConfig) -> PlannedVideo:
 
 
 def ask(config: AskConfig, progress: Callable[[int, int], None] | None = None) -> AskReply:
-    """Answer the question. `progress` is called with decoded and planned segments.
+    """Answer the questions. `progress` is called with encoded and planned frames.
 
-    Raises `UnreadableVideoError`, or ValueError for a model that can't be found or loaded.
+    Raises `UnreadableVideoError`, or ValueError for a model or a memory that can't be found, loaded or used together.
     """
     from pipelines.evaluation.answering import Answerer
     from pipelines.registry.models import resolve_model
-    from vamba.data.stored_frames import JpegFrames
 
     model = resolve_model(config.model)
+    planned = plan_ask(config) if config.video else None
+    if config.save and not Path(config.save).expanduser().absolute().parent.is_dir():
+        raise ValueError(f"--save {config.save}: its directory does not exist; make it first.")
     started = time.monotonic()
-    planned = plan_ask(config)
-    frames = _decode(planned, config, progress)
-    decoded = time.monotonic()
-    answerer = Answerer(model.directory, device=config.device, backends=config.backends)
+    answerer = Answerer(model.directory, device=config.device, dtype=config.dtype, backends=config.backends)
     loaded = time.monotonic()
-    reply = answerer.answer(JpegFrames(frames), [config.question], max_new_tokens=config.max_new_tokens)
+    seen = _look(config, planned, answerer, progress or (lambda done, total: None))
+    looked = time.monotonic()
+    if config.save:
+        _save(config, seen, answerer)
+    saved = time.monotonic()
+    texts = answerer.ask(seen.memory, config.questions, max_new_tokens=config.max_new_tokens)
+    placement = seen.memory.placement
     return AskReply(
-        text=reply.texts[0],
-        video=config.video,
+        text=texts[0] if texts else "",
+        answers=tuple(Answered(question=q, text=text) for q, text in zip(config.questions, texts, strict=True)),
+        video=config.video or str(seen.notes["video"]),
         model=f"{model.ref} ({model.directory})",
-        duration_s=planned.duration_ns / 1e9,
-        num_frames=len(frames),
-        num_video_tokens=reply.num_video_tokens,
-        backends=reply.backends,
-        load_s=loaded - decoded,
-        decode_s=decoded - started,
-        encode_s=reply.encode_s,
-        answer_s=reply.answer_s,
+        duration_s=seen.notes["duration_ns"] / 1e9,
+        num_frames=seen.notes["num_frames"],
+        num_video_tokens=seen.memory.num_tokens,
+        placement=f"{placement.order}, {placement.kv}{', fp8' if placement.fp8 else ''}: {placement.reason}",
+        saved=config.save,
+        backends=answerer.backends,
+        load_s=loaded - started,
+        decode_s=seen.decode_s,
+        encode_s=seen.encode_s,
+        answer_s=time.monotonic() - saved,
+        save_s=saved - looked,
     )
 
 
-def _decode(planned: PlannedVideo, config: AskConfig, progress: Callable[[int, int], None] | None) -> list[bytes]:
-    from pipelines.ingest.requests import requests_of
-
-    requests = requests_of(planned, config.frames.jpeg_quality)
-    if planned.is_counted:
-        from pipelines.ingest.counted import decode_counted
-
-        return [frame for request in requests for frame in decode_counted(request)]
-    num_processes = min(config.num_processes or os.cpu_count() or 1, len(requests))
-    if num_processes == 1:
-        return [frame for request in requests for frame in _decode_request(request)]
-    frames: list[bytes] = []
-    with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as pool:
-        for done, part in enumerate(pool.map(_decode_request, requests), start=1):
-            frames += part
-            if progress is not None:
-                progress(done, len(requests))
-    return frames
+def read_questions(path: Path) -> list[str]:
+    """The questions of a text file, apart by empty lines, so that options can stand on lines of their own."""
+    if not path.is_file():
+        raise ValueError(f"There is no file of questions at {path}.")
+    found = [part.strip() for part in path.read_text(encoding="utf-8").replace("\r\n", "\n").split("\n\n")]
+    questions = [part for part in found if part]
+    if not questions:
+        raise ValueError(f"{path} holds no question; write one or several, with an empty line between them.")
+    return questions
 
 
-def _decode_request(request: DecodeRequest) -> list[bytes]:
-    """One segment, the slow way where the fast one fails, as in an ingest."""
-    from pipelines.ingest.decode import decode_segment, decode_sequentially
-    from pipelines.ingest.types import IngestError
+def _look(
+    config: AskConfig, planned: PlannedVideo | None, answerer: Answerer, progress: Callable[[int, int], None]
+) -> _Seen:
+    from vamba.streaming.saved_memory import load
 
-    try:
-        return decode_segment(request)
-    except IngestError:
-        try:
-            return decode_sequentially(request)
-        except IngestError as error:
-            raise UnreadableVideoError(
-                f"{request.uri} can't be decoded ({error.error_class}): {error.message}"
-            ) from error
+    started = time.monotonic()
+    before = load(Path(config.memory).expanduser(), answerer.model, config.wish) if config.memory else None
+    if planned is None:
+        assert before is not None
+        return _Seen(memory=before.memory, notes=dict(before.notes), decode_s=0.0, encode_s=time.monotonic() - started)
+    earlier: dict[str, Any] = dict(before.notes) if before else {"video": "", "duration_ns": 0, "num_frames": 0}
+    num_frames, waited_s = len(planned.timestamps_ns), 0.0
+
+    def timed() -> Iterator[np.ndarray]:
+        nonlocal waited_s
+        pixels = decoded_pixels(planned, config.frames.jpeg_quality, config.num_processes)
+        with closing(pixels):
+            while True:
+                asked = time.monotonic()
+                piece = next(pixels, None)
+                waited_s += time.monotonic() - asked
+                if piece is None:
+                    return
+                yield piece
+
+    memory = answerer.look(
+        timed(),
+        num_frames,
+        wish=config.wish,
+        after=before.memory if before else None,
+        times_ns=[earlier["duration_ns"] + time_ns for time_ns in planned.timestamps_ns],
+        shown=lambda done: progress(done, num_frames),
+    )
+    notes = {
+        "video": ", ".join(filter(None, (earlier["video"], config.video))),
+        "duration_ns": earlier["duration_ns"] + planned.duration_ns,
+        "num_frames": earlier["num_frames"] + num_frames,
+    }
+    return _Seen(memory=memory, notes=notes, decode_s=waited_s, encode_s=time.monotonic() - started - waited_s)
+
+
+def _save(config: AskConfig, seen: _Seen, answerer: Answerer) -> None:
+    from vamba.streaming.saved_memory import save
+
+    save(seen.memory, Path(config.save).expanduser().absolute(), answerer.model, notes=seen.notes)

@@ -7,6 +7,7 @@ is exact if as many frames come out as packets went in, without an error; so a s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import av
@@ -23,8 +24,16 @@ def decode_counted(request: DecodeRequest) -> list[bytes]:
     Raises:
         IngestError: "corrupt", if the stream does not decode cleanly from its start to its end.
     """
+    return store_frames(list(counted_frames(request)), request)
+
+
+def counted_frames(request: DecodeRequest) -> Iterator[bytes]:
+    """The targets one by one, as `store_frame` gives them. Whether their times are right is known at the end alone.
+
+    Raises:
+        IngestError: as `decode_counted`, perhaps after the last target.
+    """
     targets = frozenset(request.target_pts)
-    stored: dict[int, bytes] = {}
     num_packets = num_frames = 0
     with open_container(request.location, request.max_pixels) as container:
         stream = container.streams[request.stream_index]
@@ -37,7 +46,7 @@ def decode_counted(request: DecodeRequest) -> list[bytes]:
                     if frame.is_corrupt:
                         raise IngestError("corrupt", f"frame {num_frames} was decoded with errors")
                     if num_frames in targets:
-                        stored[num_frames] = _store(frame, request)
+                        yield _store(frame, request)
                     num_frames += 1
         except av.error.FFmpegError as error:
             raise IngestError("corrupt", f"decoding failed after {num_frames} frames: {error.strerror}") from error
@@ -46,7 +55,6 @@ def decode_counted(request: DecodeRequest) -> list[bytes]:
             "corrupt",
             f"{num_frames} frames come out of {num_packets} packets, so their times cannot be counted; re-encode it",
         )
-    return store_frames([stored[pts] for pts in request.target_pts], request)
 
 
 def _store(frame: Any, request: DecodeRequest) -> bytes:

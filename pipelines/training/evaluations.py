@@ -80,12 +80,14 @@ class Evaluator:
         reader: ReaderConfig,
         rank: int,
         world_size: int,
+        context: int = 1,
     ) -> None:
+        """context: ranks that share a pack."""
         self._data, self._directory = data, directory
         self._read_range, self._encode = read_range, encode
         prefetch_steps = min(reader.prefetch_steps, MAX_PREFETCH_STEPS)
         self._reader = replace(reader, cache_bytes=0, prefetch_steps=prefetch_steps)
-        self._rank, self._world_size = rank, world_size
+        self._rank, self._share = rank, (rank // context, world_size // context)
         self._done = set(from_first(list(read_evaluations(directory)) if rank == 0 else []))
 
     def evaluate(self, state: TrainState, requests: Requests) -> bool:
@@ -95,9 +97,10 @@ class Evaluator:
 
         if state.step in self._done:
             return True
+        share, num_shares = self._share
         reader = PackReader(
             self._data.plan, self._data.rows, self._read_range, self._encode,
-            state=self._data.plan.start(), rank=self._rank, world_size=self._world_size, config=self._reader,
+            state=self._data.plan.start(), rank=share, world_size=num_shares, config=self._reader,
             on_unreadable=self._note_unreadable,
         )  # fmt: skip
         with reader:

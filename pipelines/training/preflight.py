@@ -37,7 +37,8 @@ class DoesNotFitError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preflight:
-    """What was counted. parts: (name, parameters, trained ones). Sizes in bytes; tokens and samples of a mean step."""
+    """What was counted. parts: (name, parameters, trained ones). Sizes in bytes; tokens and samples of a mean step.
+    elsewhere: what a worker keeps outside the memory that the lines are of."""
 
     config: TrainingConfig
     num_samples: int
@@ -45,6 +46,7 @@ class Preflight:
     parts: tuple[tuple[str, int, int], ...]
     sizes: ShardSizes
     memory: tuple[MemoryLine, ...]
+    elsewhere: MemoryLine | None
     tokens_per_step: float
     samples_per_step: float
     fill: float
@@ -86,9 +88,17 @@ class Preflight:
         shorter = ["a smaller plan.tokens_per_pack, with reader.max_patches to match"]
         if parallel.activation == "none":
             shorter.insert(0, "parallel.activation=layer")
+        if parallel.activation != "streamed":
+            shorter.insert(1, "parallel.activation=streamed, for long videos")
         if parallel.compute_dtype == "float32":
             shorter.append("parallel.compute_dtype=bfloat16")
-        of_activations = largest in ("layer activations", "vision activations", "logits", "working memory")
+        of_activations = largest in (
+            "layer activations",
+            "streamed video",
+            "vision activations",
+            "logits",
+            "working memory",
+        )
         return shorter + sharded if of_activations else sharded + shorter
 
     def rows(self) -> dict[str, str]:
@@ -110,6 +120,8 @@ class Preflight:
         rows[f"memory of a {kind}"] = f"{_size(self.memory_bytes)}"
         for line in self.memory:
             rows[f"  {line.name}"] = f"{_size(line.size_bytes)}  {line.of}"
+        if self.elsewhere is not None:
+            rows[self.elsewhere.name] = f"{_size(self.elsewhere.size_bytes)} {self.elsewhere.of}"
         rows["data"] = f"{self.num_samples} samples, manifest {self.data_digest[:19]}…"
         rows["packs per step"] = (
             f"{config.plan.packs_per_step}, up to {config.plan.tokens_per_pack:,} tokens each, {self.fill:.1%} filled"
@@ -132,15 +144,18 @@ class Preflight:
     def _mesh(self) -> str:
         workers, replicate = self.config.workers, self.config.parallel.replicate
         shape = f"{replicate} replica(s) of {workers.num_workers // replicate} shard(s)"
-        idle = -self.config.plan.packs_per_step % workers.num_workers
+        context = self.config.parallel.context
+        idle = -self.config.plan.packs_per_step % (workers.num_workers // context) * context
         said = f"{workers.num_workers} workers on {workers.device}, {shape}, {self.config.parallel.compute_dtype}"
+        if context > 1:
+            said += f"; each pack on {context} workers"
         return said + (f"; {idle} of them repeat a pack in the last round of every step" if idle else "")
 
 
 def preflight(config: TrainingConfig, data: TrainingData) -> Preflight:
     """Count a run, whose `model.init_from` is a directory by now. Raises ValueError for what training would refuse."""
     from vamba.parallel.fake_ranks import fake_ranks
-    from vamba.parallel.footprint import footprint
+    from vamba.parallel.footprint import footprint, stored_elsewhere
     from vamba.parallel.mesh import build_mesh
     from vamba.parallel.shard_sizes import shard_sizes
     from vamba.parallel.sharding import shard_model
@@ -155,16 +170,13 @@ def preflight(config: TrainingConfig, data: TrainingData) -> Preflight:
         shard_model(model, build_mesh("cpu", config.parallel), config.parallel)
         sizes = shard_sizes(model)
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    memory = footprint(
-        sizes,
-        model.config,
-        config.parallel,
-        _largest_pack(config, data),
-        micro_batches=math.ceil(config.plan.packs_per_step / workers),
-        on_gpu=config.workers.device == "cuda",
-        trains_blocks=any(name.startswith(("visual.blocks.", "visual.patch_embed.")) for name in trained),
-        trains_merger=any(name.startswith("visual.merger.") for name in trained),
-    )
+    largest, how = _largest_pack(config, data), {
+        "on_gpu": config.workers.device == "cuda",
+        "trains_blocks": any(name.startswith(("visual.blocks.", "visual.patch_embed.")) for name in trained),
+        "trains_merger": any(name.startswith("visual.merger.") for name in trained),
+    }  # fmt: skip
+    micro_batches = math.ceil(config.plan.packs_per_step / workers)
+    memory = footprint(sizes, model.config, config.parallel, largest, micro_batches=micro_batches, **how)
     steps = data.plan.steps(0)
     return Preflight(
         config=config,
@@ -173,6 +185,7 @@ def preflight(config: TrainingConfig, data: TrainingData) -> Preflight:
         parts=parts,
         sizes=sizes,
         memory=memory,
+        elsewhere=stored_elsewhere(model.config, config.parallel, largest, **how),
         tokens_per_step=int(steps.pack_costs.sum()) / len(steps),
         samples_per_step=len(data.rows) / len(steps),
         fill=data.plan.fill(0),

@@ -139,7 +139,8 @@ def build_state(config: TrainingConfig, data: TrainingData) -> TrainState:
     """Model, sharding and optimizer of this rank, at the start of the plan."""
     import torch
 
-    from vamba.parallel.layers import prepare_layers
+    from vamba.parallel.context import build_context
+    from vamba.parallel.layers import prepare_layers, streaming_plan
     from vamba.parallel.mesh import build_mesh
     from vamba.parallel.sharding import shard_model
     from vamba.train.state import TrainState
@@ -152,12 +153,15 @@ def build_state(config: TrainingConfig, data: TrainingData) -> TrainState:
     if config.distill is not None:
         set_distillation(model, config.distill)
     mesh = build_mesh(device.type, config.parallel)
+    context = build_context(config.parallel.context, device)
     prepare_layers(model, config.parallel)
     shard_model(model.to(device), mesh, config.parallel)
     model.train()
     return TrainState(
-        model, config.train, num_steps=data.num_steps, reader_state=data.plan.start(), mesh=mesh, device=device
-    )
+        model, config.train, num_steps=data.num_steps, reader_state=data.plan.start(), mesh=mesh,
+        context=context, device=device,
+        streaming=streaming_plan(config.parallel, device, context, scan_chunk=model.config.mixer.chunk_size),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +194,7 @@ def _train_attempt(
     from vamba.data.encode import SampleEncoder
     from vamba.data.reader import PackReader
     from vamba.data.text import load_tokenizer
+    from vamba.parallel.context import share_of
     from vamba.train.loop import fit
 
     reached = {"entered": time.time()}
@@ -228,10 +233,11 @@ def _train_attempt(
     finished = False
     if not any(gathered(run.stop_requested())):
         taught = encode if config.distill is None else with_teachers(encode, config.distill, data.rows, directory, rank)
+        share, num_shares = share_of(rank, world_size, config.parallel.context)
         reader = PackReader(
             data.plan, data.rows, data.read_range, taught,
-            state=state.reader_state, rank=rank, world_size=world_size, config=config.reader,
-            unreadable=unreadable, on_unreadable=partial(_record_unreadable, directory, rank),
+            state=state.reader_state, rank=share, world_size=num_shares, config=config.reader, unreadable=unreadable,
+            on_unreadable=partial(_record_unreadable, directory, rank) if state.counts else None,
             interrupted=run.interrupted,
         )  # fmt: skip
         with reader, run:
@@ -258,7 +264,7 @@ def _evaluator(
     rank, world_size = rank_and_world_size()
     return Evaluator(
         data.evaluation, directory, read_range=data.read_range, encode=encode, reader=config.reader,
-        rank=rank, world_size=world_size,
+        rank=rank, world_size=world_size, context=config.parallel.context,
     )  # fmt: skip
 
 

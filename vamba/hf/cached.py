@@ -18,15 +18,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vamba.model.memory import VideoMemory
 from vamba.model.positions import text_rotary
 from vamba.ops.attention.cached import attend_cached
+from vamba.streaming.memory import VideoMemory, VideoPass
 
 if TYPE_CHECKING:
     from transformers import Cache
 
     from vamba.model.vamba import PackedVamba
-    from vamba.ops.attention.layout import CrossLayout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +54,8 @@ class RowVideos:
         for _, neighbours in groupby(self.memories, key=id):
             same = list(neighbours)
             num_tokens = len(same) * repeats * tokens_per_row
-            layout = None if same[0] is None else same[0].layout_for(num_tokens)
-            readers.append(_Reader(memory=same[0], layout=layout, num_tokens=num_tokens))
+            video = None if same[0] is None else same[0].open_pass(num_tokens)
+            readers.append(_Reader(video=video, num_tokens=num_tokens))
         return _RowReaders(readers=tuple(readers))
 
 
@@ -64,8 +63,7 @@ class RowVideos:
 class _Reader:
     """Neighbouring rows about the same video, so that its keys are read once for all of them."""
 
-    memory: VideoMemory | None
-    layout: CrossLayout | None
+    video: VideoPass | None
     num_tokens: int
 
 
@@ -77,8 +75,7 @@ class _RowReaders:
         """What every row's tokens see of its video in one layer."""
         parts = q_THD.split([reader.num_tokens for reader in self.readers])
         seen = [
-            torch.zeros_like(q) if reader.memory is None or reader.layout is None
-            else reader.memory.read(layer, q, reader.layout)
+            torch.zeros_like(q) if reader.video is None else reader.video.read(layer, q)
             for reader, q in zip(self.readers, parts, strict=True)
         ]  # fmt: skip
         return seen[0] if len(seen) == 1 else torch.cat(seen)

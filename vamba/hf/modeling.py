@@ -11,15 +11,16 @@ Shapes: B rows, T text tokens of a padded row, P patches, C values per patch, V 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, Cache, DynamicCache, GenerationMixin, PreTrainedModel
 
-from vamba.data.batch import Batch
+from vamba.data.batch import Batch, Grid
 from vamba.hf.cached import RowVideos, cached_hidden_states
 from vamba.hf.configuration import VambaConfig
 from vamba.hf.loading import load_pretrained, write_pretrained
@@ -27,9 +28,10 @@ from vamba.hf.output import output
 from vamba.hf.rows import Media, TeacherCache, deal_media, pack_rows, spread
 from vamba.model.config import ModelConfig
 from vamba.model.init import init_weights_
-from vamba.model.memory import VideoMemory
 from vamba.model.vamba import PackedVamba, build_parts
 from vamba.ops.backends import Backends
+from vamba.streaming import encoder
+from vamba.streaming.memory import VideoMemory
 
 
 class VambaForConditionalGeneration(PackedVamba, PreTrainedModel, GenerationMixin):
@@ -114,6 +116,16 @@ class VambaForConditionalGeneration(PackedVamba, PreTrainedModel, GenerationMixi
             cache = DynamicCache() if use_cache and cache is None else cache
             made = self._cached(input_ids, attention_mask, position_ids, cache, videos, logits_to_keep)
         return made if return_dict in (None, True) else made.to_tuple()
+
+    def encode_video(
+        self, patches: np.ndarray | Tensor, grid_thw: Grid | Sequence[Grid], **options: Any
+    ) -> VideoMemory:
+        """Run the video side once, of media one after the other: see `vamba.streaming.encoder.encode_video`."""
+        return encoder.encode_video(self, patches, grid_thw, **options)
+
+    def encode_video_stream(self, pieces: Iterable[tuple[np.ndarray | Tensor, Grid]], **options: Any) -> VideoMemory:
+        """`encode_video` of one video that arrives in pieces of whole frame pairs, never in memory at once."""
+        return encoder.encode_video_stream(self, pieces, **options)
 
     def encode_rows(
         self, rows: int, images: Media, videos: Media, *, media_per_sample: Sequence[tuple[int, int]] | None = None

@@ -10,7 +10,7 @@ import torch
 if TYPE_CHECKING:
     from vamba.hf.cached import RowVideos
     from vamba.hf.modeling import VambaForConditionalGeneration
-    from vamba.model.memory import VideoMemory
+    from vamba.streaming.memory import VideoMemory
 
 
 @torch.no_grad()

@@ -116,9 +116,10 @@ class HybridLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, t_TD: Tensor, v_MD: Tensor | None, context: PackedContext) -> tuple[Tensor, Tensor | None]:
-        """Both streams through the layer, for a packed batch."""
-        read: Read | None = None
+    def forward(
+        self, t_TD: Tensor, v_MD: Tensor | None, context: PackedContext, read: Read | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Both streams through the layer, for a packed batch; `read` is of a video that has run without the text."""
         if v_MD is not None:
             v_MD, (k_MKD, values_MKD) = self.read_video(v_MD, context.video_rotary)
             read = partial(self.ops.cross_attention, k_MKD=k_MKD, v_MKD=values_MKD, layout=context.cross)
@@ -133,12 +134,15 @@ class HybridLayer(nn.Module):
         return v_MD, self.cross_attn.keys_values(v_MD, rotary)
 
     def mix_video(
-        self, v_MD: Tensor, seq_idx_1M: Tensor | None, state: MixerState | None
+        self, v_MD: Tensor, seq_idx_1M: Tensor | None, state: MixerState | None, *, recompute: bool = False
     ) -> tuple[Tensor, MixerState | None]:
-        """The video stream after this layer's mixer. The last layer's would be read by nothing, so it does not run."""
+        """The video stream after this layer's mixer. The last layer's would be read by nothing, so it does not run.
+
+        recompute: as the mixer has it.
+        """
         if self.is_last or self.vision_mixer is None:
             return v_MD, None
-        mixed_1MD, state = self.vision_mixer(v_MD[None], seq_idx_1M, state)
+        mixed_1MD, state = self.vision_mixer(v_MD[None], seq_idx_1M, state, recompute=recompute)
         return mixed_1MD[0], state
 
     def update_text(self, t_TD: Tensor, rotary: Rotary, attend: Attend, read: Read | None) -> Tensor:

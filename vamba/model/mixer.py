@@ -6,7 +6,7 @@ Mamba-2 (arXiv 2405.21060), section 7; Vamba section 3.2. Both carried states ar
 in pieces; `seq_idx` restarts them where packed sequences meet.
 
 Shapes: B batch, L length, D width, I inner width, H heads, P values per head, G groups, N state size, C convolution
-channels, W its width.
+channels, W its width, Z the width of the first projection.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from vamba.model.config import MixerConfig
 from vamba.model.norm import RMSNorm
@@ -64,11 +65,33 @@ class Mamba2Mixer(nn.Module):
         self.out_proj = nn.Linear(inner, config.hidden_dim, bias=config.bias)
 
     def forward(
-        self, u_BLD: Tensor, seq_idx_BL: Tensor | None = None, state: MixerState | None = None
+        self,
+        u_BLD: Tensor,
+        seq_idx_BL: Tensor | None = None,
+        state: MixerState | None = None,
+        *,
+        recompute: bool = False,
     ) -> tuple[Tensor, MixerState]:
-        """(output_BLD, the state after the last token)."""
+        """(output_BLD, the state after the last token).
+
+        recompute: for the backward pass, keep what lies between the two projections as their products alone, and run
+        convolution, scan and norm again: a third of the memory, for the cheap part of the work.
+        """
+        projected_BLZ = self.in_proj(u_BLD)
+        if recompute and torch.is_grad_enabled():
+            y_BLI, state = checkpoint(
+                self._between, projected_BLZ, seq_idx_BL, state, use_reentrant=False, preserve_rng_state=False
+            )
+        else:
+            y_BLI, state = self._between(projected_BLZ, seq_idx_BL, state)
+        return self.out_proj(y_BLI), state
+
+    def _between(
+        self, projected_BLZ: Tensor, seq_idx_BL: Tensor | None, state: MixerState | None
+    ) -> tuple[Tensor, MixerState]:
+        """Everything but the projections: (what the second one takes, the state after the last token)."""
         config = self.config
-        z_BLI, xbc_BLC, dt_BLH = self.in_proj(u_BLD).split([config.d_inner, config.conv_dim, config.num_heads], dim=-1)
+        z_BLI, xbc_BLC, dt_BLH = projected_BLZ.split([config.d_inner, config.conv_dim, config.num_heads], dim=-1)
         xbc_BLC, conv_BCW = self.ops.conv(
             xbc_BLC,
             self.conv1d.weight.squeeze(1),
@@ -93,8 +116,7 @@ class Mamba2Mixer(nn.Module):
             seq_idx_BL=seq_idx_BL,
             initial_state_BHPN=None if state is None else state.ssm_BHPN,
         )
-        out_BLD = self.out_proj(self.norm(y_BLHP.flatten(-2), z_BLI))
-        return out_BLD, MixerState(conv_BCW=conv_BCW, ssm_BHPN=ssm_BHPN)
+        return self.norm(y_BLHP.flatten(-2), z_BLI), MixerState(conv_BCW=conv_BCW, ssm_BHPN=ssm_BHPN)
 
 
 class VisionMixer(nn.Module):
@@ -106,7 +128,12 @@ class VisionMixer(nn.Module):
         self.mixer = Mamba2Mixer(config, ops)
 
     def forward(
-        self, v_BLD: Tensor, seq_idx_BL: Tensor | None = None, state: MixerState | None = None
+        self,
+        v_BLD: Tensor,
+        seq_idx_BL: Tensor | None = None,
+        state: MixerState | None = None,
+        *,
+        recompute: bool = False,
     ) -> tuple[Tensor, MixerState]:
-        mixed_BLD, state = self.mixer(self.norm(v_BLD), seq_idx_BL, state)
+        mixed_BLD, state = self.mixer(self.norm(v_BLD), seq_idx_BL, state, recompute=recompute)
         return v_BLD + mixed_BLD, state

@@ -14,28 +14,22 @@ Shapes: T text tokens, M video tokens, D width, V vocabulary, N labelled tokens,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vamba.data.batch import Batch, Grid
-from vamba.model import memory as video_memory
+from vamba.data.batch import Batch
 from vamba.model.config import ModelConfig
-from vamba.model.layer import HybridLayer, PackedContext
+from vamba.model.layer import HybridLayer, PackedContext, Read
 from vamba.model.norm import RMSNorm
 from vamba.model.positions import text_rotary, video_rotary
 from vamba.model.vision import VisionTower
 from vamba.ops.backends import Backends, Operations, choose
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from vamba.model.memory import VideoMemory
 
 
 class HybridModel(nn.Module):
@@ -57,21 +51,22 @@ class HybridModel(nn.Module):
         """The layers in order."""
         return cast("list[HybridLayer]", list(self.layers))
 
-    def forward(self, batch: Batch, v_MD: Tensor | None) -> Tensor:
-        """Text hidden states (T, D) after the final norm."""
+    def forward(self, batch: Batch, v_MD: Tensor | None, reads: Sequence[Read] = ()) -> Tensor:
+        """Text hidden states (T, D) after the final norm; `reads`, one a layer, are of a video that has run alone."""
         t_TD = self.embed_tokens(batch.input_ids_T)
-        context = self._context(batch, t_TD.dtype)
-        for layer in self.layers:
+        context = self._context(batch, t_TD.dtype, with_video=v_MD is not None)
+        for index, layer in enumerate(self.layers):
+            read = reads[index] if reads else None
             if self.recompute_activations and torch.is_grad_enabled():
-                t_TD, v_MD = checkpoint(layer, t_TD, v_MD, context, use_reentrant=False)
+                t_TD, v_MD = checkpoint(layer, t_TD, v_MD, context, read, use_reentrant=False)
             else:
-                t_TD, v_MD = layer(t_TD, v_MD, context)
+                t_TD, v_MD = layer(t_TD, v_MD, context, read)
         return self.norm(t_TD)
 
-    def _context(self, batch: Batch, dtype: torch.dtype) -> PackedContext:
+    def _context(self, batch: Batch, dtype: torch.dtype, *, with_video: bool) -> PackedContext:
         config = self.config
         rotary, seq_idx = None, None
-        if batch.video is not None:
+        if with_video and batch.video is not None:
             if config.cross_attn_use_position_embeddings:
                 rotary = video_rotary(
                     batch.video.position_ids_3M, config.mrope_section, config.head_dim, config.rope_theta, dtype
@@ -120,13 +115,13 @@ class PackedVamba:
         """Logits (T, V), float32 or wider, of every text token of the batch."""
         return self.head(self.hidden_states(batch))
 
-    def loss(self, batch: Batch) -> tuple[Tensor, int]:
-        """(summed loss over the labelled tokens, their number).
+    def loss(self, batch: Batch, reads: Sequence[Read] = ()) -> tuple[Tensor, int]:
+        """(summed loss over the labelled tokens, their number). `reads` as in `hidden_states`.
 
         With a teacher in the batch, `distill_coeff` times the divergence is added to the cross-entropy. Both are sums over
         the same tokens, because a label never stands on the first token of a conversation.
         """  # noqa: E501
-        terms = self.loss_terms(batch)
+        terms = self.loss_terms(batch, self.hidden_states(batch, reads))
         if terms.divergence is None:
             return terms.cross_entropy, terms.num_loss_tokens
         return terms.cross_entropy + self.architecture.distill_coeff * terms.divergence, terms.num_loss_tokens
@@ -150,28 +145,21 @@ class PackedVamba:
             num_teacher_tokens=0 if teacher is None else len(teacher.positions_R),
         )
 
-    def hidden_states(self, batch: Batch) -> Tensor:
-        """Text hidden states (T, D) after the final norm."""
+    def hidden_states(self, batch: Batch, reads: Sequence[Read] = ()) -> Tensor:
+        """Text hidden states (T, D) after the final norm.
+
+        With `reads`, one a layer, the text reads the video through them, and the video side of the batch does not run.
+        """
         v_MD = None
-        if batch.video is not None:
+        if batch.video is not None and not reads:
             assert batch.patches_PC is not None, "a batch with a video layout holds patches"
             v_MD = self.visual(batch.patches_PC, batch.video.tower)
-        return self.model(batch, v_MD)
+        return self.model(batch, v_MD, reads)
 
     def head(self, t_TD: Tensor) -> Tensor:
         """Logits (T, V) of hidden states, float32 or wider."""
         logits = self.lm_head(t_TD)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-    def encode_video(
-        self, patches: np.ndarray | Tensor, grid_thw: Grid | Sequence[Grid], *, chunk_tokens: int = 4096
-    ) -> VideoMemory:
-        """Run the video side once: what every layer's text will read. Same result for any `chunk_tokens`."""
-        return video_memory.encode_video(self, patches, grid_thw, chunk_tokens=chunk_tokens)
-
-    def encode_video_stream(self, pieces: Iterable[tuple[np.ndarray | Tensor, Grid]]) -> VideoMemory:
-        """`encode_video` of one video that arrives in pieces of whole frame pairs, never in memory at once."""
-        return video_memory.encode_video_stream(self, pieces)
 
     @torch.no_grad()
     def constrain_(self) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from vamba.data.batch import TowerLayout
 from vamba.data.normalise import normalise_patches
@@ -110,11 +111,21 @@ class VisionTower(nn.Module):
 
     def forward(self, patches_PC: Tensor, layout: TowerLayout) -> Tensor:
         """Patches (P, C), uint8 pixels or normalised floats -> video tokens (M, d), in the order they came in."""
+        v_MD = self.merger(self.features(patches_PC, layout))
+        return v_MD if layout.restore_M is None else v_MD.index_select(0, layout.restore_M)
+
+    def features(self, patches_PC: Tensor, layout: TowerLayout, *, recompute: bool = False) -> Tensor:
+        """What the blocks make of patches, (P, E) in tower order: the merger's input, four rows to a video token.
+
+        recompute: keep only each block's input for the backward pass.
+        """
         if layout.order_P is not None:
             patches_PC = patches_PC.index_select(0, layout.order_P)
         x_PE = self.patch_embed(patches_PC)
         rotary = patch_rotary(layout.positions_P2, self.config.head_dim, x_PE.dtype)
         for block in self.blocks:
-            x_PE = block(x_PE, rotary, layout)
-        v_MD = self.merger(x_PE)
-        return v_MD if layout.restore_M is None else v_MD.index_select(0, layout.restore_M)
+            if recompute:
+                x_PE = checkpoint(block, x_PE, rotary, layout, use_reentrant=False)
+            else:
+                x_PE = block(x_PE, rotary, layout)
+        return x_PE

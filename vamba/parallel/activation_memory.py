@@ -11,9 +11,9 @@ width, H its heads, N its state, E the tower's width, V the vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from vamba.model.config import ModelConfig
-from vamba.parallel.config import Activation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,19 +27,25 @@ class PackShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActivationMemory:
-    """Bytes. kept_*: from the forward to the backward pass. working: the block that is being computed, the largest."""
+    """Bytes. kept_*: from the forward to the backward pass. working: the block that is being computed, the largest.
+    stored: of a streamed video, what is read again chunk by chunk."""
 
     kept_layers: int
     kept_vision: int
     kept_logits: int
     working: int
+    stored: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.kept_layers + self.kept_vision + self.kept_logits + self.working + self.stored
 
 
 def activation_memory(
     config: ModelConfig,
     pack: PackShape,
     *,
-    policy: Activation,
+    policy: Literal["none", "layer"],
     compute_bytes: int,
     trains_blocks: bool = False,
     trains_merger: bool = False,
@@ -66,6 +72,18 @@ def activation_memory(
         kept_logits=pack.num_labelled * (config.hidden_size + config.vocab_size) * (compute_bytes + 8),
         working=max(block // 2, recomputed + backward),
     )
+
+
+def graph_bytes(config: ModelConfig, num_tokens: int, compute_bytes: int) -> int:
+    """What autograd keeps of so many streamed video tokens on their way through all layers, where mixers run what lies
+    between their projections again; and one layer's mixer while it does."""
+    b, depth, d, inner = compute_bytes, config.num_hidden_layers, config.hidden_size, config.mixer.d_inner
+    kept = depth * _keys_bytes(config, b)
+    if not config.mixer.enable:
+        return num_tokens * kept
+    projections = _norm(d, b) + (d + _projection(config) + inner) * b  # normalised, weighted; z, xBC, dt; y
+    backward = _mixer_bytes(config, b) + (_projection(config) + 2 * inner) * b
+    return num_tokens * (kept + (depth - 1) * projections + backward)
 
 
 def _wide(width: int, compute_bytes: int) -> int:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from vamba.model.config import ModelConfig
-from vamba.parallel.activation_memory import PackShape, activation_memory
+from vamba.parallel.activation_memory import PackShape
 from vamba.parallel.config import ParallelConfig
 from vamba.parallel.shard_sizes import ShardSizes
+from vamba.parallel.streamed_memory import pack_memory
 
 _MASTER, _MOMENTS = 4, 8  # bytes of a float32 value, of Adam's two
 _CUDA_RESERVE = 4 << 30  # context, NCCL's buffers, what the allocator loses between blocks: assumed, not measured
@@ -41,12 +42,14 @@ def footprint(
 ) -> tuple[MemoryLine, ...]:
     """Every line of a worker's memory. micro_batches: packs that it works on in one step."""
     compute = 2 if config.compute_dtype == "bfloat16" else 4
-    kept = activation_memory(
-        model, pack, policy=config.activation, compute_bytes=compute,
-        trains_blocks=trains_blocks, trains_merger=trains_merger,
-    )  # fmt: skip
+    kept = pack_memory(
+        model, pack, config, compute_bytes=compute, trains_blocks=trains_blocks, trains_merger=trains_merger
+    )
     rows = f"a pack of {pack.num_video_tokens:,} video and {pack.num_text_tokens:,} text tokens"
-    policy = "the inputs of every layer" if config.activation == "layer" else "of all layers"
+    policy = "of all layers" if config.activation == "none" else "the inputs of every layer"
+    if kept.stored:
+        policy = "of the text, the inputs of every layer and what it read"
+    block = "block, or a chunk of the video through all layers," if kept.stored else "block"
     lines = [
         MemoryLine(name="master weights", size_bytes=_MASTER * sizes.local, of=f"{sizes.local:,} values, float32"),
         MemoryLine(
@@ -58,16 +61,46 @@ def footprint(
             of=f"two moments of {sizes.local_trainable:,}, float32",
         ),
         *_collective_lines(sizes, config, compute, micro_batches),
+        MemoryLine(
+            name="streamed video",
+            size_bytes=kept.stored if _is_worker_memory(config, on_gpu=on_gpu) else 0,
+            of="keys, values, states at chunk bounds and the tower's tokens",
+        ),
         MemoryLine(name="layer activations", size_bytes=kept.kept_layers, of=f"estimate: {policy}, {rows}"),
         MemoryLine(name="vision activations", size_bytes=kept.kept_vision, of="estimate: what is trained of the tower"),
         MemoryLine(name="logits", size_bytes=kept.kept_logits, of=f"estimate: {pack.num_labelled:,} labelled tokens"),
         MemoryLine(
-            name="working memory", size_bytes=kept.working, of="estimate: the largest block while it is computed"
+            name="working memory", size_bytes=kept.working, of=f"estimate: the largest {block} while it is computed"
         ),
     ]
     if on_gpu:
         lines.append(MemoryLine(name="CUDA and NCCL", size_bytes=_CUDA_RESERVE, of="assumed"))
     return tuple(line for line in lines if line.size_bytes)
+
+
+def stored_elsewhere(
+    model: ModelConfig,
+    config: ParallelConfig,
+    pack: PackShape,
+    *,
+    on_gpu: bool,
+    trains_blocks: bool,
+    trains_merger: bool,
+) -> MemoryLine | None:
+    """What a worker keeps of its largest streamed video outside its own memory; None where that is nothing."""
+    compute = 2 if config.compute_dtype == "bfloat16" else 4
+    stored = pack_memory(
+        model, pack, config, compute_bytes=compute, trains_blocks=trains_blocks, trains_merger=trains_merger
+    ).stored
+    if not stored or _is_worker_memory(config, on_gpu=on_gpu):
+        return None
+    place = "pinned host memory" if config.stream_kv == "host" else f"files in {config.stream_directory or 'TMPDIR'}"
+    return MemoryLine(name="streamed video", size_bytes=stored, of=f"a worker, in {place}")
+
+
+def _is_worker_memory(config: ParallelConfig, *, on_gpu: bool) -> bool:
+    """Whether what is kept of a streamed video lies in the memory whose lines are counted; a CPU has one memory."""
+    return config.stream_kv == "device" or (config.stream_kv == "host" and not on_gpu)
 
 
 def _collective_lines(sizes: ShardSizes, config: ParallelConfig, compute: int, micro_batches: int) -> list[MemoryLine]:
@@ -84,16 +117,17 @@ def _collective_lines(sizes: ShardSizes, config: ParallelConfig, compute: int, m
             of=f"of {largest.name}, as computed and as reduced",
         ),
     ]
-    if micro_batches > 1:
+    if micro_batches > 1 or config.streams:
         whole = sum(unit.trainable for unit in sizes.units)
-        of = f"{whole:,} values, float32: {micro_batches} packs a worker are summed before they are reduced"
+        summed = "the chunks" if micro_batches == 1 else f"{micro_batches} packs"
+        of = f"{whole:,} values, float32: {summed} of a worker are summed before they are reduced"
         lines.append(MemoryLine(name="gradients, not yet reduced", size_bytes=_MASTER * whole, of=of))
     return lines
 
 
 def _gathered(sizes: ShardSizes, config: ParallelConfig) -> tuple[int, str]:
     """Values that are gathered at once: the root, and two neighbours, the second of them on its way."""
-    if not config.reshard_after_forward:
+    if not config.reshard_after_forward or config.streams:
         return sum(unit.size for unit in sizes.units), "all units"
     root = next((unit.size for unit in sizes.units if unit.name == "root"), 0)
     others = [unit for unit in sizes.units if unit.name != "root"]

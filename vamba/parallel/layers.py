@@ -11,12 +11,17 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from vamba.ops.backends import Operations
 from vamba.parallel.config import ParallelConfig
+from vamba.parallel.context import ContextGroup
+from vamba.parallel.over_ranks import OverRanks
+from vamba.streaming.placement import Placement
+from vamba.streaming.training import StreamingPlan
 
 _COMPILERS = ("g++", "clang++", "c++")
 
@@ -30,11 +35,29 @@ def prepare_layers(model: Any, config: ParallelConfig) -> None:
 
     Raises CompilerMissingError where torch.compile could not build its code.
     """
-    model.set_activation_checkpointing(config.activation == "layer")
+    model.set_activation_checkpointing(config.activation in ("layer", "streamed"))
     if config.compile:
         require_compiler()
         for layer in model.model.hybrid_layers:
             compile_layer(layer)
+
+
+def streaming_plan(
+    config: ParallelConfig, device: torch.device, context: ContextGroup | None = None, *, scan_chunk: int = 1
+) -> StreamingPlan | None:
+    """Which packs are streamed, and how; None where none is. context: ranks that share packs. scan_chunk: tokens."""
+    if not config.streams:
+        return None
+    placement = Placement(kv=config.stream_kv, directory=config.stream_directory)
+    plan = StreamingPlan(
+        above_tokens=config.streamed_above_tokens,
+        chunk_tokens=config.stream_chunk_tokens,
+        open_store=partial(placement.open_store, device, torch.float32),
+    )
+    if context is None:
+        return plan
+    spread = OverRanks(context, scan_chunk)
+    return replace(plan, above_tokens=spread.least_tokens, spread=spread)
 
 
 def compile_layer(layer: Any, *, backend: str = "inductor") -> None:

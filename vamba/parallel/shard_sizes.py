@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from vamba.parallel.sharding import fsdp_modules
+from vamba.parallel.gathered import fsdp_modules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

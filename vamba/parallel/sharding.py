@@ -21,6 +21,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from vamba.parallel.config import ParallelConfig
+from vamba.parallel.gathered import fsdp_modules, register_fold
 
 FULL_PRECISION = re.compile(r"(.*\.)?(A_log|D|dt_bias|alpha|(\w*norm\w*|ln_q)\.(weight|bias))")
 
@@ -46,24 +47,22 @@ def shard_model(model: nn.Module, mesh: DeviceMesh | None, config: ParallelConfi
     policy = MixedPrecisionPolicy()
     if config.compute_dtype == "bfloat16":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    # Streamed steps hold all units whole from their begin to their end (`vamba.parallel.gathered`).
+    reshard = config.reshard_after_forward and not config.streams
     whole = {parameter for name, parameter in model.named_parameters() if is_full_precision(name)}
     shared: dict[str, Any] = {"mesh": mesh, "mp_policy": policy, "ignored_params": whole}
     for modules in _units(model):
         num_parameters = sum(p.numel() for module in modules for p in module.parameters() if p not in whole)
         if num_parameters >= max(1, config.min_unit_parameters):
-            fully_shard(modules, reshard_after_forward=config.reshard_after_forward, **shared)
+            fully_shard(modules, reshard_after_forward=reshard, **shared)
     fully_shard(model, reshard_after_forward=False, **shared)
+    register_fold(model)
     for method in ("loss", "encode_video"):
         if hasattr(model, method):
             register_fsdp_forward_method(model, method)
     for module in fsdp_modules(model):
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
-
-
-def fsdp_modules(model: nn.Module) -> Iterator[FSDPModule]:
-    """The modules that are FSDP units."""
-    return (module for module in model.modules() if isinstance(module, FSDPModule))
 
 
 def set_gradient_sync(model: nn.Module, enabled: bool) -> None:

@@ -18,7 +18,9 @@ import torch
 import torch.distributed as dist
 
 from vamba.data.reader import StepInput
-from vamba.parallel.sharding import fsdp_modules
+from vamba.parallel.gathered import fsdp_modules, gather
+from vamba.train.agreement import require_same_packs
+from vamba.train.passes import loss_alone
 from vamba.train.seeds import seed_for
 from vamba.train.state import TrainState
 
@@ -62,6 +64,8 @@ def evaluate(state: TrainState, rounds: Iterable[StepInput], requests: Requests)
     totals = torch.zeros(2, dtype=torch.float64)
     num_samples = 0
     state.model.eval()
+    if state.streaming is not None:
+        gather(state.model)
     devices = [state.device] if state.device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices=devices):
@@ -90,11 +94,12 @@ def evaluate(state: TrainState, rounds: Iterable[StepInput], requests: Requests)
 def _add_round(state: TrainState, inputs: StepInput, totals: torch.Tensor, requests: Requests) -> tuple[bool, bool]:
     """Add the loss and the tokens of all ranks to `totals`; whether some rank was asked to stop, and to save."""
     own = torch.zeros(4, dtype=torch.float64, device=state.device)
+    if state.context is not None:
+        require_same_packs(state.context, inputs)
     for micro in inputs.micro_batches:
         torch.manual_seed(seed_for(state.config.seed, inputs.epoch, micro.pack_index, "evaluation"))
-        batch = micro.batch if state.device.type == "cpu" else micro.batch.to(state.device, non_blocking=True)
-        loss_sum, num_loss_tokens = state.model.loss(batch)
-        if micro.counts:
+        loss_sum, num_loss_tokens = loss_alone(state, micro.batch)
+        if micro.counts and state.counts:
             own[0] += loss_sum
             own[1] += num_loss_tokens
     own[2], own[3] = float(requests.stop()), float(requests.save())

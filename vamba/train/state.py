@@ -13,6 +13,8 @@ from torch.distributed.tensor import DTensor
 
 from vamba.data.batch import Batch
 from vamba.data.plan import PlanState
+from vamba.parallel.context import ContextGroup
+from vamba.streaming.training import StreamingPlan
 from vamba.train.config import TrainConfig
 from vamba.train.fingerprint import fingerprint
 from vamba.train.gauges import Gauges
@@ -45,14 +47,19 @@ class TrainState:
         num_steps: int,
         reader_state: PlanState,
         mesh: DeviceMesh | None = None,
+        context: ContextGroup | None = None,
         device: torch.device | str = "cpu",
+        streaming: StreamingPlan | None = None,
     ) -> None:
-        """`model` is already sharded over `mesh` and has its trainable set selected."""
+        """`model` is already sharded over `mesh` and has its trainable set selected. context: ranks that share packs.
+        streaming: which batches are streamed; None streams none."""
         self.model: Any = model
         self.config = config
         self.num_steps = num_steps
         self.reader_state = reader_state
         self.device = torch.device(device)
+        self.context = context
+        self.streaming = streaming
         self.world_size = dist.get_world_size() if mesh is not None else 1
         self.num_replicas = mesh.size(0) if mesh is not None and mesh.ndim == 2 else 1
         self.optimizer = ShardedAdamW(model.named_parameters(), config.optimizer)
@@ -66,6 +73,11 @@ class TrainState:
     @property
     def step(self) -> int:
         return self.reader_state.step
+
+    @property
+    def counts(self) -> bool:
+        """Whether this rank's loss and tokens count: of ranks that share a pack, the first one's."""
+        return self.context is None or self.context.is_first
 
     @property
     def is_rewind_point(self) -> bool:

@@ -21,9 +21,10 @@ import torch
 import torch.distributed as dist
 
 from vamba.data.reader import StepInput
-from vamba.parallel.sharding import set_gradient_sync
+from vamba.train.agreement import any_asked
 from vamba.train.guard import Skipped
 from vamba.train.optimizer import local
+from vamba.train.passes import passes
 from vamba.train.seeds import seed_for
 from vamba.train.state import TrainState
 
@@ -51,6 +52,7 @@ class StepResult:
     stop_requested, save_requested: some rank was asked to stop, or to save.
     skipped: why the guard kept the step from changing parameters; None if
     it did not. loss or grad_norm of a step skipped as "non_finite" is infinite or NaN.
+    num_streamed_packs: packs over all ranks whose video ran in chunks.
     flops: operations of the model's matrix products, forward and backward, over all ranks; 0 where unknown.
     grad_norms: as grad_norm, by group of parameters. alphas: of the layers, as the step found them.
     """
@@ -72,6 +74,7 @@ class StepResult:
     flops: float = 0.0
     grad_norms: Mapping[str, float] = field(default_factory=dict)
     alphas: tuple[float, ...] = ()
+    num_streamed_packs: int = 0
 
 
 def train_step(state: TrainState, inputs: StepInput, *, stop: bool = False, save: bool = False) -> StepResult:
@@ -84,17 +87,15 @@ def train_step(state: TrainState, inputs: StepInput, *, stop: bool = False, save
     StepAbandonedError, on all ranks, when `inputs` of one are abandoned.
     """
     started = time.perf_counter()
+    _agree(state, inputs, stop)
     totals = _forward_backward(state, inputs)
     computed = time.perf_counter()
     totals[_STOP], totals[_SAVE], totals[_ABANDONED] = float(stop), float(save), float(inputs.abandoned)
-    absent = [float(name in inputs.unreadable) for name in inputs.sample_ids]
-    missing = torch.tensor(absent, dtype=torch.float64, device=state.device)
-    gauges = torch.tensor([state.gauges.flops(inputs), *[0.0] * len(state.gauges.groups)], dtype=torch.float64)
-    gauges = gauges.to(state.device)
+    missing, gauges = _to_be_summed(state, inputs)
     grad_norm = _reduce(state, totals, missing, gauges)
-    loss_sum, num_loss_tokens, num_text_tokens, num_video_tokens, num_stops, num_saves, num_abandoned = totals.tolist()[
-        :_SQUARED_NORM
-    ]
+    summed = totals.tolist()
+    loss_sum, num_loss_tokens, num_text_tokens, num_video_tokens, num_streamed = summed[:_STOP]
+    num_stops, num_saves, num_abandoned = summed[_STOP:_SQUARED_NORM]
     if num_abandoned:
         state.optimizer.drop_gradients()
         raise StepAbandonedError(stop=num_stops > 0)
@@ -124,6 +125,7 @@ def train_step(state: TrainState, inputs: StepInput, *, stop: bool = False, save
         num_loss_tokens=int(num_loss_tokens),
         num_text_tokens=int(num_text_tokens),
         num_video_tokens=int(num_video_tokens),
+        num_streamed_packs=int(num_streamed),
         seconds={"compute": computed - started, "reduce": reduced - computed, "update": updated - reduced},
         sample_ids=inputs.sample_ids,
         stop_requested=num_stops > 0,
@@ -134,6 +136,15 @@ def train_step(state: TrainState, inputs: StepInput, *, stop: bool = False, save
         grad_norms=grad_norms,
         alphas=alphas,
     )
+
+
+def _agree(state: TrainState, inputs: StepInput, stop: bool) -> None:
+    """Ranks that share packs begin a step with the same ones, or not at all: StepAbandonedError, PacksDifferError."""
+    if state.context is None:
+        return
+    abandoned, stopped = any_asked(state.context, inputs, stop=stop)
+    if abandoned:
+        raise StepAbandonedError(stop=stopped)
 
 
 def _judged(state: TrainState, inputs: StepInput, loss: float, grad_norm: float) -> Skipped | None:
@@ -147,23 +158,34 @@ def _judged(state: TrainState, inputs: StepInput, loss: float, grad_norm: float)
     return skipped
 
 
-_LOSS, _LOSS_TOKENS, _TEXT_TOKENS, _VIDEO_TOKENS, _STOP, _SAVE, _ABANDONED, _SQUARED_NORM = range(8)
+(
+    _LOSS, _LOSS_TOKENS, _TEXT_TOKENS, _VIDEO_TOKENS, _STREAMED, _STOP, _SAVE, _ABANDONED, _SQUARED_NORM,
+) = range(9)  # fmt: skip
 
 
 def _forward_backward(state: TrainState, inputs: StepInput) -> torch.Tensor:
-    """Accumulate gradients of the summed loss; returns this rank's totals, float64[8], only tokens and loss."""
-    totals = torch.zeros(8, dtype=torch.float64, device=state.device)
-    for number, micro in enumerate(inputs.micro_batches, start=1):
-        set_gradient_sync(state.model, number == len(inputs.micro_batches))
-        torch.manual_seed(seed_for(state.config.seed, inputs.epoch, micro.pack_index, "forward"))
-        batch = micro.batch if state.device.type == "cpu" else micro.batch.to(state.device, non_blocking=True)
-        loss_sum, num_loss_tokens = state.model.loss(batch)
-        (loss_sum if micro.counts else loss_sum * 0.0).backward()
-        if micro.counts:
-            totals[_LOSS] += loss_sum.detach()
-            counts = (num_loss_tokens, micro.batch.num_text_tokens, micro.batch.num_video_tokens)
-            totals[_LOSS_TOKENS : _VIDEO_TOKENS + 1] += torch.tensor(counts, dtype=torch.float64, device=state.device)
+    """Accumulate gradients of the summed loss; returns this rank's totals, float64[9], only of what was computed."""
+    totals = torch.zeros(9, dtype=torch.float64, device=state.device)
+    with passes(state) as run_pass:
+        for number, micro in enumerate(inputs.micro_batches, start=1):
+            torch.manual_seed(seed_for(state.config.seed, inputs.epoch, micro.pack_index, "forward"))
+            counts, is_last = micro.counts and state.counts, number == len(inputs.micro_batches)
+            loss_sum, num_loss_tokens = run_pass(micro.batch, counts=counts, is_last=is_last)
+            if counts:
+                totals[_LOSS] += loss_sum
+                is_streamed = state.streaming is not None and state.streaming.streams(micro.batch)
+                sizes = (num_loss_tokens, micro.batch.num_text_tokens, micro.batch.num_video_tokens, is_streamed)
+                totals[_LOSS_TOKENS : _STREAMED + 1] += torch.tensor(sizes, dtype=torch.float64, device=state.device)
     return totals
+
+
+def _to_be_summed(state: TrainState, inputs: StepInput) -> tuple[torch.Tensor, torch.Tensor]:
+    """(float64[samples], 1 where this rank could not read one; gauges as `_reduce` takes them)"""
+    absent = [float(name in inputs.unreadable) for name in inputs.sample_ids]
+    own_flops = state.gauges.flops(inputs) if state.counts else 0
+    gauges = [own_flops, *[0.0] * len(state.gauges.groups)]
+    missing, measured = (torch.tensor(values, dtype=torch.float64, device=state.device) for values in (absent, gauges))
+    return missing, measured
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import pytest
 import simplejpeg
 
 from pipelines.evaluation.answering import video_pieces
+from pipelines.evaluation.decoding import stored_pixels
 from vamba.data.frames import FrameProcessing, frames_to_patches
 from vamba.data.stored_frames import JpegFrames
 
@@ -20,7 +21,7 @@ def jpegs(number: int, width: int = 60, height: int = 60, seed: int = 0) -> list
 
 def test_pieces_add_up_to_the_whole() -> None:
     files = jpegs(131)
-    pieces = list(video_pieces(JpegFrames(files), PROCESSING, "cpu"))
+    pieces = list(video_pieces(stored_pixels(JpegFrames(files)), PROCESSING, "cpu"))
     assert [grid for _, grid in pieces] == [(32, 4, 4), (32, 4, 4), (1, 4, 4)]
     frames = np.stack([simplejpeg.decode_jpeg(file, colorspace="RGB") for file in files[:130]])
     whole, grid = frames_to_patches(frames, PROCESSING)
@@ -30,11 +31,12 @@ def test_pieces_add_up_to_the_whole() -> None:
 
 
 def test_one_frame_is_shown_twice() -> None:
-    ((_, grid),) = video_pieces(JpegFrames(jpegs(1)), PROCESSING, "cpu")
+    ((_, grid),) = video_pieces(stored_pixels(JpegFrames(jpegs(1))), PROCESSING, "cpu")
     assert grid == (1, 4, 4)
 
 
 @pytest.mark.parametrize("at", [64, 70])
 def test_a_change_of_size_is_refused(at: int) -> None:
     with pytest.raises(ValueError, match="size|pixels"):
-        list(video_pieces(JpegFrames(jpegs(at) + jpegs(132 - at, width=61)), PROCESSING, "cpu"))
+        frames = JpegFrames(jpegs(at) + jpegs(132 - at, width=61))
+        list(video_pieces(stored_pixels(frames), PROCESSING, "cpu"))

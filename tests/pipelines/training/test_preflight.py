@@ -117,5 +117,28 @@ def test_the_command_refuses_it_too(data: Path) -> None:
 
 
 def test_a_policy_that_does_not_exist_is_refused(data: Path) -> None:
-    with pytest.raises(configuration.ConfigError, match="`parallel.activation` is 'streamed'"):
-        recipe("instruct", data, parallel={"activation": "streamed"})
+    with pytest.raises(configuration.ConfigError, match="`parallel.activation` is 'block'"):
+        recipe("instruct", data, parallel={"activation": "block"})
+
+
+def test_a_streamed_run_holds_whole_units_and_stores_its_video(data: Path) -> None:
+    long = {"plan": {"tokens_per_pack": 600_000, "samples_per_pack": None, "packs_per_step": 32}}
+    lines = {}
+    for policy in ("layer", "streamed"):
+        config = recipe(
+            "pretrain",
+            data,
+            workers={"num_workers": 32},
+            parallel={"activation": policy, "streamed_above_tokens": 0},
+            **long,
+        )
+        lines[policy] = {line.name: line.size_bytes for line in describe_run(config).memory}
+    kept, streamed = lines["layer"], lines["streamed"]
+    assert streamed["gathered units"] == pytest.approx(2 * TOTAL, rel=1e-3) and kept["gathered units"] < 8 << 30
+    assert streamed["gradients, not yet reduced"] == pytest.approx(4 * PRETRAIN, rel=1e-3)
+    assert "streamed video" not in kept and streamed["streamed video"] > 500 << 20
+    parallel = {"activation": "streamed", "streamed_above_tokens": 0, "stream_kv": "host"}
+    plan = describe_run(recipe("pretrain", data, workers={"num_workers": 32}, parallel=parallel, **long))
+    assert "streamed video" not in {line.name for line in plan.memory}
+    assert plan.elsewhere is not None and plan.elsewhere.size_bytes == streamed["streamed video"]
+    assert "in pinned host memory" in plan.rows()["streamed video"]

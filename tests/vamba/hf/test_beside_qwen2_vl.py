@@ -64,8 +64,9 @@ def test_tower_and_text_agree(size: dict[str, Any], tmp_path: Path) -> None:
         tower = theirs.model.visual(patches.double(), grid_thw=grids)
         tokens = tower if isinstance(tower, torch.Tensor) else tower.pooler_output
         memory = ours.encode_video(patches, grids)
-        rows = ours.model.layers[0].cross_attn.k_proj(tokens).unflatten(-1, memory.keys[0].shape[1:])
-        torch.testing.assert_close(memory.keys[0], rows, rtol=1e-6, atol=1e-6)
+        (part,) = memory.open_pass(1).parts(0)
+        rows = ours.model.layers[0].cross_attn.k_proj(tokens).unflatten(-1, part.k_MKD.shape[1:])
+        torch.testing.assert_close(part.k_MKD, rows, rtol=1e-6, atol=1e-6)
         for layer in ours.model.layers:
             layer.alpha.fill_(1.0)
         expected = theirs(input_ids=ids, attention_mask=mask).logits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ import torch
 from tests.vamba.hf.models import media, prompt, random_model
 from tests.vamba.model.samples import FLAGS
 from vamba.hf.prompts import continue_prompts
+from vamba.streaming.encoder import VideoEncoder
+from vamba.streaming.placement import Placement
 
 VIDEOS = [media(3, (5, 4, 4)), media(4, (2, 2, 4), (1, 4, 4)), None]
 PROMPTS = [prompt(seed, length)[0].tolist() for seed, length in ((1, 9), (2, 3), (5, 6))]
@@ -136,10 +139,22 @@ def test_rows_about_one_video_read_its_keys_together() -> None:
         reads.append(len(q_THD))
         return original(q_THD, k_MKD, v_MKD, layout=layout)
 
-    object.__setattr__(memory, "ops", type("Ops", (), {"cross_attention": staticmethod(counted)}))
+    memory = replace(memory, ops=replace(memory.ops, cross_attention=counted))
     ids, mask = padded()
     model.generate(ids, attention_mask=mask, videos=memory, max_new_tokens=2, do_sample=False, pad_token_id=0)
     assert reads == [3 * ids.shape[1]] * 3 + [3] * 3
+
+
+@pytest.mark.parametrize("flags", FLAGS[:4], ids=str)
+@pytest.mark.parametrize("order", ["chunk-major", "layer-major"])
+def test_a_video_in_several_parts_says_the_same(order: Any, flags: dict[str, Any]) -> None:
+    model = random_model(**flags)
+    (patches, grids), (ids, mask) = media(3, (9, 4, 6)), padded()
+    encoder = VideoEncoder(model, Placement(kv="disk", order=order), chunk_tokens=8, block_tokens=16)
+    encoder.add(patches, tuple(grids[0].tolist()))
+    options = {"attention_mask": mask, "max_new_tokens": NEW, "do_sample": False, "pad_token_id": 0}
+    whole = model.generate(ids, videos=model.encode_video(patches, grids), **options)
+    assert torch.equal(model.generate(ids, videos=encoder.finish(), **options), whole)
 
 
 def test_a_manual_loop_with_the_returned_cache() -> None:

@@ -15,8 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.vamba.model.samples import CONFIG, FLAGS, SAMPLES, assert_same, random_model
 from vamba.data import batch as batches
 from vamba.data.batch import collate
-from vamba.model.memory import VideoMemory
 from vamba.ops.attention import layout as layouts
+from vamba.streaming.encoder import encode_video
+from vamba.streaming.memory import VideoMemory
 
 SYNCHRONISE = (
     torch.ops.aten._local_scalar_dense,
@@ -77,11 +78,11 @@ def test_a_pass_forward_and_backward_never_waits(flags: dict[str, Any]) -> None:
 def test_reading_an_encoded_video_never_waits() -> None:
     model, sample = random_model(), SAMPLES[0]
     assert sample.patches is not None
-    memory = model.encode_video(sample.patches, sample.grid_thws)
+    memory = encode_video(model, sample.patches, sample.grid_thws)
     queries = torch.randn(5, CONFIG.num_attention_heads, CONFIG.head_dim, dtype=torch.float64)
-    layout = memory.layout_for(5)
+    video = memory.open_pass(5)
     with Counted() as counted:
-        memory.read(0, queries, layout)
+        video.read(0, queries)
     assert counted.of((*SYNCHRONISE, *FROM_HOST)) == {}
 
 
@@ -106,7 +107,7 @@ def test_grouped_keys_are_not_repeated() -> None:
     """No tensor of a decoding read is as large as keys with the query heads' number of heads would be."""
     model, sample = random_model(num_key_value_heads=1), SAMPLES[0]
     assert sample.patches is not None
-    memory = model.encode_video(sample.patches, sample.grid_thws)
+    memory = encode_video(model, sample.patches, sample.grid_thws)
     sizes: list[int] = []
 
     class Sizes(TorchDispatchMode):
@@ -119,14 +120,15 @@ def test_grouped_keys_are_not_repeated() -> None:
 
     with Sizes():
         _read_one(memory)
-    keys = memory.keys[0]
+    (part,) = memory.open_pass(1).parts(0)
+    keys = part.k_MKD
     assert max(sizes) <= max(keys.untyped_storage().nbytes(), 4 * memory.num_tokens * 8)
     assert keys.shape[1] == 1
 
 
 def _read_one(memory: VideoMemory) -> torch.Tensor:
     queries = torch.randn(1, CONFIG.num_attention_heads, CONFIG.head_dim, dtype=torch.float64)
-    return memory.read(0, queries, memory.layout_for(1))
+    return memory.open_pass(1).read(0, queries)
 
 
 def test_the_tower_needs_no_mask(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -15,7 +15,6 @@ from vamba.model.config import MixerConfig, ModelConfig, VisionConfig
 from vamba.model.init import init_weights_
 from vamba.model.vamba import Vamba
 from vamba.parallel.activation_memory import PackShape, activation_memory
-from vamba.parallel.config import Activation
 from vamba.train.trainable import select_trainable
 
 CONFIG = ModelConfig(
@@ -60,7 +59,7 @@ def saved_bytes(model: Vamba, batch: Any) -> int:
 @pytest.mark.parametrize("policy", ["none", "layer"])
 @pytest.mark.parametrize(("text_length", "grid"), [(400, (1, 4, 4)), (4, (16, 16, 16))], ids=["text", "video"])
 def test_the_estimate_is_what_autograd_keeps(
-    stage: str, policy: Activation, text_length: int, grid: tuple[int, int, int]
+    stage: str, policy: Literal["none", "layer"], text_length: int, grid: tuple[int, int, int]
 ) -> None:
     """Where all weights are trained. Frozen ones let autograd keep less; the estimate is then on the safe side."""
     model = Vamba(CONFIG, device="cpu")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch._dynamo.utils import counters
@@ -9,7 +11,9 @@ from torch._dynamo.utils import counters
 from tests.vamba.model.samples import SAMPLES, random_model, random_sample
 from vamba.data.batch import Batch, collate
 from vamba.parallel.config import ParallelConfig
-from vamba.parallel.layers import CompilerMissingError, compile_layer, prepare_layers
+from vamba.parallel.layers import CompilerMissingError, compile_layer, prepare_layers, streaming_plan
+from vamba.streaming.store import DeviceStore
+from vamba.streaming.store_disk import DiskStore
 
 
 def batches(first: int) -> list[Batch]:
@@ -64,5 +68,25 @@ def test_without_a_compiler_the_run_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_unknown_policies_are_refused() -> None:
-    with pytest.raises(ValueError, match="must be one of none, layer"):
-        ParallelConfig(activation="streamed")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="must be one of none, layer, streamed"):
+        ParallelConfig(activation="block")  # type: ignore[arg-type]
+
+
+def test_streamed_layers_are_not_compiled() -> None:
+    with pytest.raises(ValueError, match=r"Set parallel\.compile=false"):
+        ParallelConfig(activation="streamed", compile=True)
+
+
+def test_a_streamed_run_has_a_plan() -> None:
+    cpu = torch.device("cpu")
+    config = ParallelConfig(activation="streamed", streamed_above_tokens=5, stream_chunk_tokens=3)
+    plan = streaming_plan(config, cpu)
+    assert plan is not None and (plan.above_tokens, plan.chunk_tokens) == (5, 3)
+    assert isinstance(plan.open_store(), DeviceStore)
+    on_disk = streaming_plan(replace(config, stream_kv="disk"), cpu)
+    assert on_disk is not None and isinstance(on_disk.open_store(), DiskStore)
+    assert streaming_plan(ParallelConfig(activation="layer"), cpu) is None
+    with pytest.raises(ValueError, match=r"stream_kv is 'tape'"):
+        ParallelConfig(stream_kv="tape")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="stream_chunk_tokens = 0 at least 1"):
+        ParallelConfig(stream_chunk_tokens=0)

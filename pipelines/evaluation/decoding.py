@@ -1,0 +1,118 @@
+"""The chosen frames of one video file as pixels, in pieces, decoded a bounded way ahead of whoever looks at them.
+
+    planned segments ──one process each, a few in flight──> JPEG files ──in a thread──> pieces of pixels
+
+At any time a few segments' files and a few pieces are in memory, however long the video is. The frames are those of an ingest,
+decoded by its functions.
+"""  # noqa: E501
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipelines.evaluation.ahead import ahead
+from vamba.data.frames import decode_jpegs
+
+if TYPE_CHECKING:
+    from pipelines.ingest.types import DecodeRequest, IngestError, PlannedVideo
+    from vamba.data.stored_frames import StoredFrames
+
+_PIECE_FRAMES = 64
+_PIECE_BYTES = 8 << 20
+_PIECES_AHEAD = 2
+_SEGMENTS_AHEAD = 1
+"""Beyond one per process."""
+
+
+class UnreadableVideoError(ValueError):
+    """The file can't be decoded; the message says why."""
+
+
+def decoded_pixels(planned: PlannedVideo, jpeg_quality: int, num_processes: int) -> Generator[np.ndarray, None, None]:
+    """uint8[N, H, W, 3] of consecutive frames; decoding begins at once. num_processes: 0 means one per core.
+
+    Raises UnreadableVideoError when its turn has come.
+    """
+    from pipelines.ingest.requests import requests_of
+
+    requests = requests_of(planned, jpeg_quality)
+    count = min(num_processes or os.cpu_count() or 1, len(requests))
+    files: Iterator[bytes]
+    if planned.is_counted:
+        files = (file for request in requests for file in _counted(request))
+    elif count == 1:
+        files = (file for request in requests for file in _decoded(request))
+    else:
+        files = _in_processes(requests, count)
+    return ahead(_pieces(files, planned.width, planned.height), _PIECES_AHEAD)
+
+
+def stored_pixels(frames: StoredFrames) -> Iterator[np.ndarray]:
+    """uint8[N, H, W, 3] of consecutive frames of a sample."""
+    size = _PIECE_FRAMES
+    start = 0
+    while start < len(frames):
+        pixels = frames.decode(range(start, min(start + size, len(frames))))
+        yield pixels
+        start += len(pixels)
+
+
+def _pieces(files: Iterable[bytes], width: int, height: int) -> Iterator[np.ndarray]:
+    size = max(2, min(_PIECE_FRAMES, _PIECE_BYTES // (3 * width * height)) // 2 * 2)
+    waiting: list[bytes] = []
+    for file in files:
+        waiting.append(file)
+        if len(waiting) == size:
+            yield decode_jpegs(waiting)
+            waiting = []
+    if waiting:
+        yield decode_jpegs(waiting)
+
+
+def _in_processes(requests: list[DecodeRequest], count: int) -> Iterator[bytes]:
+    pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"))
+    try:
+        running: deque[Future[list[bytes]]] = deque()
+        for request in requests:
+            running.append(pool.submit(_decoded, request))
+            if len(running) > count + _SEGMENTS_AHEAD:
+                yield from running.popleft().result()
+        while running:
+            yield from running.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _decoded(request: DecodeRequest) -> list[bytes]:
+    """One segment, the slow way where the fast one fails, as in an ingest."""
+    from pipelines.ingest.decode import decode_segment, decode_sequentially
+    from pipelines.ingest.types import IngestError
+
+    try:
+        return decode_segment(request)
+    except IngestError:
+        try:
+            return decode_sequentially(request)
+        except IngestError as error:
+            raise _unreadable(request, error) from error
+
+
+def _counted(request: DecodeRequest) -> Iterator[bytes]:
+    from pipelines.ingest.counted import counted_frames
+    from pipelines.ingest.types import IngestError
+
+    try:
+        yield from counted_frames(request)
+    except IngestError as error:
+        raise _unreadable(request, error) from error
+
+
+def _unreadable(request: DecodeRequest, error: IngestError) -> UnreadableVideoError:
+    return UnreadableVideoError(f"{request.uri} can't be decoded ({error.error_class}): {error.message}")

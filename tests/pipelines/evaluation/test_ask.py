@@ -1,0 +1,168 @@
+"""Questions about a file: one look for all of them, saved, asked again and gone on with; decoding runs a bit ahead."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+from typer.testing import CliRunner, Result
+
+from jobs.cli.main import app
+from jobs.cli.progress_bar import bar_line
+from pipelines.evaluation import decoding
+from pipelines.evaluation.ahead import ahead
+from pipelines.evaluation.answering import Answerer
+from pipelines.evaluation.ask import AskConfig, ask, plan_ask, read_questions
+from pipelines.evaluation.decoding import UnreadableVideoError, decoded_pixels
+from tests.pipelines.evaluation.needle_data import write_model
+from tests.pipelines.ingest.media import make_video
+from vamba.streaming.placement import Wish
+
+QUESTIONS = ("What is shown?\nA. red\nB. green", "Who counts?")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models") / "toy")
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """75 seconds, several segments, an odd number of frames."""
+    return make_video(tmp_path_factory.mktemp("videos") / "count.mp4", seconds=75, fps=4)
+
+
+def vamba(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_several_questions_share_a_look(model: Path, video: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    settings = {"model": str(model), "video": str(video), "max_new_tokens": 5, "num_processes": 1}
+    both = ask(AskConfig(questions=QUESTIONS, **settings), lambda *at: seen.append(at))  # type: ignore[arg-type]
+    alone = [ask(AskConfig(questions=(question,), **settings)) for question in QUESTIONS]  # type: ignore[arg-type]
+    assert [answered.text for answered in both.answers] == [reply.text for reply in alone]
+    assert [answered.question for answered in both.answers] == list(QUESTIONS) and both.text == both.answers[0].text
+    assert both.num_frames == 75 and both.duration_s == 75 and seen == [(64, 75), (74, 75)]
+    assert both.num_video_tokens == alone[0].num_video_tokens and both.placement.startswith("chunk-major, device: ")
+
+
+def test_what_was_seen_is_asked_again_and_gone_on_with(model: Path, video: Path, tmp_path: Path) -> None:
+    later = make_video(tmp_path / "later.mp4", seconds=9, fps=4)
+    first, longer = tmp_path / "first.safetensors", tmp_path / "longer.safetensors"
+    common = ("--model", model, "--set", "max_new_tokens=5", "--set", "num_processes=1", "--json")
+    told = vamba("ask", video, *QUESTIONS, "--save", first, "--kv", "disk", *common)
+    assert told.exit_code == 0, told.output
+    reply = json.loads(told.stdout)
+    assert reply["saved"] == str(first) and reply["placement"].startswith("chunk-major, disk: ")
+    again = json.loads(vamba("ask", "--memory", first, QUESTIONS[1], *common).stdout)
+    assert again["text"] == reply["answers"][1]["text"] and again["decode_s"] == 0
+    same = ("video", "duration_s", "num_frames", "num_video_tokens")
+    assert [again[name] for name in same] == [reply[name] for name in same]
+    assert json.loads(vamba("ask", first, QUESTIONS[1], *common).stdout)["text"] == again["text"]
+    more = vamba("ask", later, QUESTIONS[0], "--extend", first, "--save", longer, *common)
+    assert more.exit_code == 0, more.output
+    extended = json.loads(more.stdout)
+    assert (extended["num_frames"], extended["duration_s"]) == (84, 84) and str(later) in extended["video"]
+    assert extended["num_video_tokens"] == reply["num_video_tokens"] * 41 // 37
+    planned = vamba("ask", longer, "And?", "--dry-run", *common)
+    assert "duration_ns  84000000000" in planned.stdout
+
+
+def test_a_later_file_follows_as_if_it_were_one(model: Path) -> None:
+    answerer = Answerer(model, device="cpu")
+    frames = np.random.default_rng(0).integers(0, 255, (24, 60, 60, 3), np.uint8)
+    begun = answerer.look([frames[:10]], 10, times_ns=range(10))
+    whole = answerer.look([frames], 24, times_ns=range(24))
+    longer = answerer.look([frames[10:]], 14, after=begun, times_ns=range(10, 24))
+    for layer in range(answerer.model.architecture.num_hidden_layers):
+        for one, other in zip(longer.open_pass(1).parts(layer), whole.open_pass(1).parts(layer), strict=True):
+            assert one.k_MKD.equal(other.k_MKD) and one.v_MKD.equal(other.v_MKD)
+    assert longer.times_ns == whole.times_ns == tuple(range(0, 24, 2))
+    asked = [answerer.ask(memory, QUESTIONS, max_new_tokens=4) for memory in (longer, whole)]
+    assert asked[0] == asked[1]
+    layer_major = answerer.look([frames], 24, wish=Wish(order="layer-major"))
+    assert answerer.ask(layer_major, QUESTIONS, max_new_tokens=4) == asked[0]
+
+
+def test_segments_of_processes_come_in_order_and_none_is_lost(video: Path) -> None:
+    planned = plan_ask(AskConfig(model="-", video=str(video), questions=("?",)))
+    assert len(planned.timestamps_ns) == 75
+    alone, apart = (np.concatenate(list(decoded_pixels(planned, 90, count))) for count in (1, 2))
+    np.testing.assert_array_equal(alone, apart)
+    assert len(alone) == 75
+
+
+def test_a_counted_video_is_decoded_as_it_comes(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "old.avi", seconds=6, fps=4, bf=3)
+    planned = plan_ask(AskConfig(model="-", video=str(path), questions=("?",)))
+    assert planned.is_counted and len(np.concatenate(list(decoded_pixels(planned, 90, 2)))) == 6
+    path.write_bytes(path.read_bytes()[:-9000])
+    with pytest.raises(UnreadableVideoError, match="old.avi can't be"):
+        list(decoded_pixels(planned, 90, 1))
+
+
+def test_no_more_than_a_few_pieces_are_ahead() -> None:
+    made = 0
+
+    def files() -> Iterator[bytes]:
+        nonlocal made
+        picture = simplejpeg.encode_jpeg(np.zeros((36, 64, 3), np.uint8), quality=80, colorspace="RGB")
+        while True:
+            made += 1
+            yield picture
+
+    pieces = ahead(decoding._pieces(files(), 64, 36), 2)
+    for _ in range(3):
+        next(pieces)
+    pieces.close()
+    assert made <= (3 + 2 + 1) * 64
+    large = decoding._pieces(files(), 3840, 2160)
+    assert len(next(large)) == 2
+
+
+def test_an_error_comes_in_its_turn() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise UnreadableVideoError("broken")
+
+    got = []
+    with pytest.raises(UnreadableVideoError, match="broken"):
+        for item in ahead(items(), 5):
+            got.append(item)
+    assert got == [1, 2]
+
+
+def test_questions_of_a_file_and_mistakes(model: Path, video: Path, tmp_path: Path) -> None:
+    path = tmp_path / "questions.txt"
+    path.write_text("What?\nA. this\nB. that\n\n\n\nWho?\n", encoding="utf-8")
+    assert read_questions(path) == ["What?\nA. this\nB. that", "Who?"]
+    common = ("--model", model, "--set", "max_new_tokens=2", "--set", "num_processes=1")
+    told = vamba("ask", video, "First?", "--questions", path, *common)
+    assert told.exit_code == 0 and "First?\n" in told.stdout and "Who?\n" in told.stdout
+    path.write_text("\n \n", encoding="utf-8")
+    memory = tmp_path / "m.safetensors"
+    memory.write_bytes(b"no memory")
+    for words, message in (
+        ((video, "--questions", path), "holds no question"),
+        ((video,), "There is no question"),
+        ((video, " "), "question is empty"),
+        ((), "nothing to look at"),
+        (("--memory", memory, "--extend", memory, "Who?"), "give one of the two"),
+        (("--memory", memory, "Who?"), "damaged or no safetensors file"),
+        (("--memory", tmp_path / "absent", "Who?"), "no file at"),
+        ((video, "Who?", "--save", tmp_path / "no" / "m"), "its directory does not exist"),
+        ((video, "Who?", "--kv", "tape"), "kv"),
+    ):
+        result = vamba("ask", *words, *common)
+        assert result.exit_code == 2 and message in result.stderr, (words, result.output)
+
+
+def test_the_bar_says_how_far_how_fast_and_how_long() -> None:
+    assert bar_line("ask", "frames", 0, 3600, 0.0) == f"ask [{'.' * 24}] 0/3600 frames"
+    assert bar_line("ask", "frames", 900, 3600, 6.0) == f"ask [{'#' * 6}{'.' * 18}] 900/3600 frames, 150/s, 0:18 left"
