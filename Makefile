@@ -35,12 +35,14 @@ demo: setup ## the whole job on this machine: generate, ingest, train, kill, res
 # Tests that start Ray or several gloo processes want the machine for themselves, so they run after the others, one by one.
 # Both parts run, also when the first one fails.
 test: setup ## every test that needs no GPU
+	@scripts/promtool.sh
 	@status=0; set -x; \
 	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not ray and not distributed and not gpu and not faults and not services" tests || status=$$?; \
 	$(PYTEST) -m "(ray or distributed) and not gpu and not faults and not services" tests || status=$$?; \
 	{ set +x; } 2>/dev/null; exit $$status
 
 test-fast: setup ## the tests without Ray, gloo processes and long runs
+	@scripts/promtool.sh
 	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not ray and not distributed and not gpu and not slow and not faults and not services" $(T)
 
 services-test: setup ## the tests that start servers on loopback: MLflow, its webhooks

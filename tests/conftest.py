@@ -50,7 +50,7 @@ NEEDS_GPU = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips `gpu` tests where torch sees no GPU: the one reason for a skip in this suite."""
+    """Skips `gpu` tests where torch sees no GPU: the one reason for a skip here, but for a missing promtool."""
     gpu_items = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu_items:
         return

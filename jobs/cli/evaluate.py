@@ -1,4 +1,4 @@
-"""`vamba evaluate`: multiple-choice questions about the videos of a split."""
+"""`vamba evaluate`: multiple-choice questions about the videos of a split, or those of a benchmark."""
 
 from __future__ import annotations
 
@@ -16,32 +16,50 @@ if TYPE_CHECKING:
     from pipelines.evaluation.result import EvaluationResult
 
 
+_MODEL_HELP = "Directory, run, models:/NAME/VERSION or models:/NAME@alias."
+_BENCHMARKS = "lvbench, hourvideo, houreval, videomme, mlvu, longvideobench, nextqa, mvbench, or a YAML file."
+
+Model = Annotated[str | None, typer.Argument(help=_MODEL_HELP)]
+ModelOption = Annotated[str | None, typer.Option("--model", help="The same, as an option.")]
+Data = Annotated[str | None, typer.Option(help="URI of an ingested dataset, or the folder of a benchmark.")]
+BenchmarkName = Annotated[str | None, typer.Option(help=_BENCHMARKS)]
+Protocol = Annotated[str | None, typer.Option(help="vamba (the default) or lmms-eval-0.7.3.")]
+Limit = Annotated[
+    int | None, typer.Option(help="The first so many questions only: a subset, which passes no gate.", min=1)
+]
+Categories = Annotated[str | None, typer.Option(help="These only, with commas between: a subset, too.")]
+Split = Annotated[str | None, typer.Option(help="Samples to ask about: test (the default), validation or train.")]
+Name = Annotated[str | None, typer.Option(help="Name of the evaluation; by default derived from what is evaluated.")]
+Control = Annotated[
+    str | None, typer.Option(help="`shuffled-video`: every question about another video, which must score at chance.")
+]
+
+
 def evaluate(
-    model: Annotated[str, typer.Option(help="Directory, run, models:/NAME/VERSION or models:/NAME@alias.")],
-    data: Annotated[str, typer.Option(help="URI of an ingested dataset.")],
-    split: Annotated[
-        str | None, typer.Option(help="Samples to ask about: test (the default), validation or train.")
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="Name of the evaluation; by default derived from what is evaluated.")
-    ] = None,
-    control: Annotated[
-        str | None,
-        typer.Option(help="`shuffled-video`: every question about another video, which must score at chance."),
-    ] = None,
+    model: Model = None,
+    model_option: ModelOption = None,
+    data: Data = None,
+    benchmark: BenchmarkName = None,
+    protocol: Protocol = None,
+    limit: Limit = None,
+    categories: Categories = None,
+    split: Split = None,
+    name: Name = None,
+    control: Control = None,
     address: Address = None,
     config: ConfigFile = None,
     set_: Assignments = None,
     json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Ask a model every multiple-choice question of a split, each video encoded once.
+    """Ask a model every multiple-choice question of a split or a benchmark, each video encoded once.
 
     Answers are written as they come; the same command continues after an interruption and returns a finished result.
 
     \b
     Example:
-      vamba evaluate --model stage2 --data data/demo --control shuffled-video
+      vamba evaluate stage2 --data data/demo --control shuffled-video
+      vamba evaluate stage2 --benchmark lvbench --data benchmarks/LVBench --protocol vamba
     """
     from pipelines.evaluation.config import EvaluationConfig
     from pipelines.evaluation.job import run_evaluation
@@ -49,9 +67,15 @@ def evaluate(
 
     if control not in (None, CONTROL):
         raise ValueError(f"--control {control!r} is not known; there is {CONTROL}.")
+    if model and model_option:
+        raise ValueError(f"The model is given twice, as {model!r} and as --model {model_option!r}: leave one out.")
     arguments = {
-        "model": model,
+        "model": model or model_option,
         "data": data,
+        "benchmark": benchmark,
+        "protocol": protocol,
+        "num_questions": limit,
+        "categories": [name.strip() for name in categories.split(",")] if categories else None,
         "split": split,
         "name": name,
         "shuffle_videos": True if control else None,
@@ -95,6 +119,10 @@ def print_result(result: EvaluationResult) -> None:
     ]
     header = ("group", "accuracy", "std. error", "questions", "videos", "unparsed")
     print_table(header, rows, title=f"{result.metric_prefix}  ({result.model})")
+    if result.micro is not None and result.macro is not None:
+        print(f"  micro {result.micro:.1%}, macro {result.macro:.1%}")
+    if result.missing_parts:
+        print(f"  not in the folder: {', '.join(result.missing_parts)}")
     for video in result.broken:
         print(f"  broken: {video.video} ({video.source_uri}): {video.reason}")
     print_pairs(
@@ -102,7 +130,8 @@ def print_result(result: EvaluationResult) -> None:
         {
             "name": result.name,
             "chance": "unknown" if result.chance is None else f"{result.chance:.1%}",
-            "coverage": f"{result.coverage:.1%} of {result.num_questions} questions",
+            "coverage": f"{result.coverage:.1%} of {result.num_questions} questions"
+            + (" (a subset: passes no gate)" if result.subset else ""),
             "backends": "; ".join(result.backends) or "nothing ran",
             "results": result.directory,
             "MLflow run": result.mlflow_run_id or "not logged",
@@ -112,7 +141,7 @@ def print_result(result: EvaluationResult) -> None:
 
 
 def _print_plan(plan: EvaluationPlan) -> None:
-    frames = sum(showing.row.num_frames for showing in plan.showings)
+    frames = sum(showing.source.num_frames for showing in plan.showings)
     print_pairs(
         "Plan",
         {

@@ -101,9 +101,10 @@ def _refuse(config: IngestConfig) -> None:
 def _run(config: IngestConfig, request: Request) -> IngestSummary:
     from pipelines.ingest.job import run_ingest
     from pipelines.ingest.progress import Silent, TextProgress
+    from pipelines.ingest.ray_metrics import RayProgress
 
     try:
-        return run_ingest(config, Silent() if SESSION.quiet else TextProgress(), request)
+        return run_ingest(config, RayProgress(Silent() if SESSION.quiet else TextProgress(), config), request)
     except SystemExit as ended:  # Ray makes this of SIGTERM, so that what is held is given back
         SESSION.end_progress()
         typer.echo(

@@ -12,17 +12,23 @@ from vamba.ops.backends import Backends
 class EvaluationConfig:
     """Which model answers which questions, and how.
 
-    model: directory, run name, models:/NAME/VERSION or models:/NAME@alias. data: URI of an ingested dataset.
+    model: directory, run name, models:/NAME/VERSION or models:/NAME@alias. data: URI of an ingested dataset, or the
+    folder of a benchmark's annotations and videos.
+    benchmark: a published benchmark by its name, or the YAML file of an own one; empty: the dataset's conversations.
     split: the samples whose conversations are asked. dataset: its name in metric names; empty takes the last part of
-    `data`.
+    `data`, or the benchmark's name.
     name: of the evaluation and its directory; empty derives one from what is evaluated, so that the same command
     continues.
-    protocol: how prompts are written and answers read; part of every metric's name.
+    protocol: how prompts are written and answers read; part of every metric's name. Empty: `vamba`, or what an own
+    benchmark's file says.
     shuffle_videos: the control: every question is asked about another video than its own, so a model that looks is at
         chance. seed: of that assignment. num_control_videos: other videos that one video's questions are spread over.
     control_repeats: other videos that each question of the control is asked about: a dozen questions asked once give
         chance only within 25 points.
-    max_new_tokens: tokens generated for an answer. dtype: of the model's weights and activations.
+    max_new_tokens: tokens generated for an answer; 0: 4 for a dataset, what the protocol says for a benchmark.
+    dtype: of the model's weights and activations.
+    num_frames, shortest_edge, longest_edge: of a benchmark's videos, edges in pixels; 0: what the protocol says.
+    num_decoders: processes that decode a benchmark's video; 0: the cores, shared by the replicas.
     num_questions: first so many questions only (0: all). categories: these only. Either marks the result as a subset.
     length_edges_s: limits of the video-length groups, in seconds, ascending.
     num_replicas: model replicas side by side, as Ray actors when above 1 or when `address` names a Ray cluster.
@@ -32,16 +38,21 @@ class EvaluationConfig:
     """
 
     model: str
-    data: str
+    data: str = ""
+    benchmark: str = ""
     split: str = "test"
     dataset: str = ""
     name: str = ""
-    protocol: Literal["vamba"] = "vamba"
+    protocol: Literal["", "vamba", "lmms-eval-0.7.3"] = ""
     shuffle_videos: bool = False
     seed: int = 0
     num_control_videos: int = 8
     control_repeats: int = 4
-    max_new_tokens: int = 4
+    max_new_tokens: int = 0
+    num_frames: int = 0
+    shortest_edge: int = 0
+    longest_edge: int = 0
+    num_decoders: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     backends: Backends = field(default_factory=Backends)
@@ -53,15 +64,34 @@ class EvaluationConfig:
     log_to_mlflow: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "num_replicas", "num_control_videos", "control_repeats"):
+        for name in ("num_replicas", "num_control_videos", "control_repeats"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}, but it must be at least 1.")
+        for name in ("max_new_tokens", "num_frames", "shortest_edge", "longest_edge", "num_decoders"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` is {getattr(self, name)}: use 0 for the default, or a positive number.")
         if self.num_questions < 0:
             raise ValueError(f"`num_questions` is {self.num_questions}: use 0 for all questions, or a positive number.")
         if list(self.length_edges_s) != sorted(set(self.length_edges_s)) or any(
             edge <= 0 for edge in self.length_edges_s
         ):
             raise ValueError(f"`length_edges_s` is {self.length_edges_s}: the limits must be positive and ascending.")
+        self._check_benchmark()
+
+    def _check_benchmark(self) -> None:
+        is_own = self.benchmark.endswith((".yaml", ".yml"))
+        if not self.data and not is_own:
+            raise ValueError("`data` is empty: name the ingested dataset, or the folder of the benchmark.")
+        if self.benchmark and self.shuffle_videos:
+            raise ValueError("The shuffled-video control asks about an ingested dataset, not about a benchmark.")
+        if not self.benchmark and self.protocol not in ("", "vamba"):
+            raise ValueError(
+                f"Protocol {self.protocol} defines its own prompts: it asks benchmarks (--benchmark), not a dataset's "
+                "conversations."
+            )
+        for name in ("num_frames", "shortest_edge", "longest_edge"):
+            if getattr(self, name) and not self.benchmark:
+                raise ValueError(f"`{name}` is for benchmarks; a dataset's frames were chosen when it was ingested.")
 
     @property
     def dataset_name(self) -> str:
@@ -70,5 +100,5 @@ class EvaluationConfig:
 
     @property
     def is_subset(self) -> bool:
-        """True when not every question of the split is asked: such a result passes no gate."""
+        """True when not every question is asked: such a result passes no gate."""
         return bool(self.num_questions or self.categories)

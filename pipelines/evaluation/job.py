@@ -15,21 +15,24 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from pipelines.evaluation.answering import Answerer, Reply, chance_level
+from pipelines.evaluation.benchmarks.hourvideo import hourvideo_predictions
 from pipelines.evaluation.config import EvaluationConfig
-from pipelines.evaluation.plan import CONTROL, UNREADABLE, EvaluationPlan, Showing, broken_video, plan_evaluation
-from pipelines.evaluation.protocols import vamba_letter
-from pipelines.evaluation.questions import BrokenVideo, read_sample
+from pipelines.evaluation.plan import CONTROL, plan_evaluation
+from pipelines.evaluation.plan_types import MISSING, EvaluationPlan, Showing
+from pipelines.evaluation.questions import BrokenVideo
 from pipelines.evaluation.result import (
     ANSWERS_NAME,
     IDENTITY_NAME,
+    PREDICTIONS_NAME,
     RESULT_NAME,
     EvaluationResult,
     read_result,
 )
-from pipelines.evaluation.results import Answer, AnswerLog, length_label, length_labels, tally, tally_by
+from pipelines.evaluation.results import Answer, AnswerLog, length_label, length_labels, tally_by
+from pipelines.evaluation.scores import score
+from pipelines.evaluation.show import show
 from pipelines.evaluation.tracking import log_result
 from pipelines.storage import open_storage
-from vamba.data.stored_frames import stored_frames
 
 _QUESTION_COST_FRAMES = 8
 
@@ -50,18 +53,21 @@ Progress = Callable[[EvaluationProgress], None]
 
 
 def run_evaluation(config: EvaluationConfig, progress: Progress | None = None) -> EvaluationResult:
-    """Evaluate and record. A finished evaluation of the same model, data and settings is returned as it is.
+    """Evaluate and record. A finished evaluation of the same model, data and settings is returned as it is, unless a
+    benchmark's missing video is there now.
 
     Raises ValueError for a name that belongs to another evaluation, a split without questions, or an unknown model.
     """
     started = time.monotonic()
     plan = plan_evaluation(config)
     _claim(plan)
-    if (plan.directory / RESULT_NAME).exists():
-        return read_result(plan.directory)
     log = AnswerLog(plan.directory / ANSWERS_NAME)
     answers = log.read()
     open_showings = _unanswered(plan.showings, {answer.question for answer in answers})
+    if (plan.directory / RESULT_NAME).exists():
+        finished = read_result(plan.directory)
+        if not _brought_since(finished, open_showings):
+            return finished
     broken = list(plan.broken)
     ticker = _Ticker(plan, open_showings, answers, progress)
     backends: set[str] = set()
@@ -71,10 +77,11 @@ def run_evaluation(config: EvaluationConfig, progress: Progress | None = None) -
             ticker.advance(showing, [])
             continue
         backends.add(outcome.backends)
-        rows = [_answer(showing, index, text) for index, text in enumerate(outcome.texts)]
+        rows = [_answer(plan, showing, index, text) for index, text in enumerate(outcome.texts)]
         log.append(rows)
         answers += rows
         ticker.advance(showing, rows)
+    _write_predictions(plan, answers)
     result = _summarise(config, plan, answers, broken, backends, seconds=time.monotonic() - started)
     if config.log_to_mlflow:
         result = replace(result, mlflow_run_id=log_result(result, plan.directory / ANSWERS_NAME))
@@ -105,6 +112,12 @@ def _unanswered(showings: Sequence[Showing], answered: set[str]) -> list[Showing
     return [showing for showing in remaining if showing.questions]
 
 
+def _brought_since(finished: EvaluationResult, open_showings: Sequence[Showing]) -> bool:
+    """Whether there is a video now that was missing when the evaluation finished; a broken one is not tried again."""
+    broken = {video.source_uri for video in finished.broken if video.reason != MISSING}
+    return any(showing.source.source_uri not in broken for showing in open_showings)
+
+
 def _replies(
     config: EvaluationConfig, plan: EvaluationPlan, showings: Sequence[Showing]
 ) -> Iterator[tuple[Showing, Reply | BrokenVideo]]:
@@ -120,29 +133,20 @@ def _replies(
         yield showing, show(answerer, config, showing)
 
 
-def show(answerer: Answerer, config: EvaluationConfig, showing: Showing) -> Reply | BrokenVideo:
-    """Read one video and ask its questions; an unreadable one is returned as such."""
-    try:
-        sample = read_sample(open_storage(config.data), showing.row)
-        questions = [question.text for question in showing.questions]
-        return answerer.answer(stored_frames(sample), questions, max_new_tokens=config.max_new_tokens)
-    except UNREADABLE as error:
-        return broken_video(showing.row, len(showing.questions), error)
-
-
-def _answer(showing: Showing, index: int, text: str) -> Answer:
+def _answer(plan: EvaluationPlan, showing: Showing, index: int, text: str) -> Answer:
     question = showing.questions[index]
-    letter = vamba_letter(text)
+    letter = plan.recipe.read(text, question.options)
     return Answer(
         question=question.key,
         video=question.video,
-        shown=showing.row.id,
+        shown=showing.source.id,
         category=question.category,
         duration_s=question.duration_s,
         answer=question.answer,
         prediction=letter,
         raw=text,
-        correct=letter == question.answer,
+        correct=bool(letter) and letter == question.answer,
+        groups=question.groups,
     )
 
 
@@ -156,11 +160,13 @@ def _summarise(
     seconds: float,
 ) -> EvaluationResult:
     edges = config.length_edges_s
+    scores = score(answers, plan.recipe)
+    timed = [answer for answer in answers if answer.duration_s]
     return EvaluationResult(
         name=plan.name,
-        protocol=config.protocol,
-        dataset=config.dataset_name,
-        split=config.split,
+        protocol=plan.recipe.protocol,
+        dataset=plan.dataset,
+        split="test" if plan.benchmark else config.split,
         control=CONTROL if config.shuffle_videos else "",
         model=config.model,
         model_digest=plan.model_digest,
@@ -169,16 +175,40 @@ def _summarise(
         num_questions=plan.num_questions,
         coverage=len(answers) / plan.num_questions,
         chance=chance_level(question.num_options for question in plan.questions),
-        overall=tally(answers) if answers else None,
-        by_category=tally_by(answers, lambda answer: answer.category),
-        by_length=tally_by(answers, lambda answer: length_label(answer.duration_s, edges), length_labels(edges)),
-        broken=tuple(broken),
-        subset=config.is_subset,
+        overall=scores.overall,
+        by_category=scores.by_category,
+        by_length=tally_by(timed, lambda answer: length_label(answer.duration_s, edges), length_labels(edges)),
+        broken=_once(broken),
+        subset=plan.is_subset,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(seconds, 3),
         backends=tuple(sorted(backends)),
         directory=str(plan.directory),
+        by_group=scores.by_group,
+        micro=scores.micro if plan.benchmark else None,
+        macro=scores.macro if plan.benchmark else None,
+        settings=plan.settings,
+        missing_parts=plan.benchmark.missing_parts if plan.benchmark else (),
     )
+
+
+def _once(broken: Sequence[BrokenVideo]) -> tuple[BrokenVideo, ...]:
+    """Each file once, however many parts of it were to be shown."""
+    by_file: dict[str, BrokenVideo] = {}
+    for item in broken:
+        known = by_file.get(item.source_uri)
+        by_file[item.source_uri] = (
+            item if known is None else replace(known, num_questions=known.num_questions + item.num_questions)
+        )
+    return tuple(by_file.values())
+
+
+def _write_predictions(plan: EvaluationPlan, answers: Sequence[Answer]) -> None:
+    """HourVideo's own scorer takes the annotations with a label in every question."""
+    if plan.benchmark is None or plan.benchmark.name != "hourvideo":
+        return
+    document = hourvideo_predictions(plan.benchmark, {answer.question: answer.raw for answer in answers})
+    open_storage(str(plan.directory)).write_atomic(PREDICTIONS_NAME, json.dumps(document, indent=1).encode())
 
 
 class _Ticker:
@@ -224,4 +254,4 @@ class _Ticker:
 
 def _cost(showing: Showing) -> int:
     """Of showing a video and asking its questions, in frames."""
-    return showing.row.num_frames + _QUESTION_COST_FRAMES * len(showing.questions)
+    return showing.source.num_frames + _QUESTION_COST_FRAMES * len(showing.questions)

@@ -1,57 +1,39 @@
-"""What an evaluation will do, known before a model is loaded: which videos are shown, and what is asked about each."""
+"""The plan of an evaluation on an ingested dataset: its multiple-choice conversations, asked about their videos."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tarfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 
+from pipelines.evaluation.clips import ShownClip
 from pipelines.evaluation.config import EvaluationConfig
 from pipelines.evaluation.control import assign_own, assign_shuffled
-from pipelines.evaluation.questions import BrokenVideo, Question, VideoQuestions, read_questions
+from pipelines.evaluation.plan_types import EvaluationPlan, Showing, plan_name
+from pipelines.evaluation.protocols import vamba
+from pipelines.evaluation.protocols.recipe import Recipe
+from pipelines.evaluation.questions import BrokenVideo, VideoQuestions, read_questions
 from pipelines.evaluation.result import evaluations_directory
 from pipelines.manifest_io import read_manifest
 from pipelines.registry.model_files import hash_model_files
-from pipelines.registry.models import ResolvedModel, resolve_model
+from pipelines.registry.models import resolve_model
 from pipelines.storage import open_storage
 from vamba.data.manifest import Manifest, SampleRow
 
 CONTROL = "shuffled-video"
+_MAX_NEW_TOKENS = 4
 UNREADABLE = (OSError, EOFError, ValueError, KeyError, tarfile.TarError)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Showing:
-    """One video and every question that is asked while it is shown."""
-
-    row: SampleRow
-    questions: tuple[Question, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationPlan:
-    """All that will be asked. identity: what the answers depend on; equal identities may share an answer file."""
-
-    name: str
-    directory: Path
-    identity: Mapping[str, object]
-    model: ResolvedModel
-    model_digest: str
-    manifest_digest: str
-    showings: tuple[Showing, ...]
-    broken: tuple[BrokenVideo, ...]
-
-    @property
-    def questions(self) -> list[Question]:
-        return [question for showing in self.showings for question in showing.questions]
-
-    @property
-    def num_questions(self) -> int:
-        """Asked for, those of unreadable videos included."""
-        return len(self.questions) + sum(video.num_questions for video in self.broken)
+# A dataset's questions are asked as they are written, about the frames that were stored.
+_AS_IS = Recipe(
+    protocol=vamba.NAME,
+    prompt=lambda question: question.question,
+    read=lambda reply, options: vamba.vamba_letter(reply),
+    max_new_tokens=_MAX_NEW_TOKENS,
+    num_frames=0,
+    shortest_edge=0,
+    longest_edge=0,
+)
 
 
 def plan_evaluation(config: EvaluationConfig) -> EvaluationPlan:
@@ -59,6 +41,10 @@ def plan_evaluation(config: EvaluationConfig) -> EvaluationPlan:
 
     Raises ValueError when the split holds no multiple-choice question, FileNotFoundError when there is no dataset.
     """
+    if config.benchmark:
+        from pipelines.evaluation.benchmark_plan import plan_benchmark
+
+        return plan_benchmark(config)
     model = resolve_model(config.model)
     manifest = read_manifest(config.data)
     rows = manifest.select(config.split)
@@ -77,10 +63,15 @@ def plan_evaluation(config: EvaluationConfig) -> EvaluationPlan:
         else assign_own(videos)
     )
     by_id = {row.id: row for row in rows}
-    showings = [Showing(row=by_id[name], questions=tuple(asked)) for name, asked in assigned.items()]
+    max_new_tokens = config.max_new_tokens or _MAX_NEW_TOKENS
+    showings = [
+        Showing(source=by_id[name], questions=tuple(asked), max_new_tokens=max_new_tokens)
+        for name, asked in assigned.items()
+    ]
     model_digest = hash_model_files(model.directory).digest
     identity = _identity(config, model_digest, manifest.digest)
-    name = config.name or _default_name(config, identity)
+    control = f"-{CONTROL}" if config.shuffle_videos else ""
+    name = config.name or plan_name(config.model, f"{config.split}{control}", identity)
     return EvaluationPlan(
         name=name,
         directory=evaluations_directory() / name,
@@ -88,8 +79,11 @@ def plan_evaluation(config: EvaluationConfig) -> EvaluationPlan:
         model=model,
         model_digest=model_digest,
         manifest_digest=manifest.digest,
-        showings=tuple(sorted(showings, key=lambda showing: (showing.row.num_frames, showing.row.id))),
+        showings=tuple(sorted(showings, key=lambda showing: (showing.source.num_frames, showing.source.id))),
         broken=tuple(broken),
+        recipe=_AS_IS,
+        dataset=config.dataset_name,
+        is_subset=config.is_subset,
     )
 
 
@@ -104,10 +98,10 @@ def _read_all(config: EvaluationConfig, rows: Sequence[SampleRow]) -> tuple[list
     return videos, broken
 
 
-def broken_video(row: SampleRow, num_questions: int, error: BaseException) -> BrokenVideo:
-    """The record of a sample that can't be read."""
+def broken_video(source: SampleRow | ShownClip, num_questions: int, error: BaseException) -> BrokenVideo:
+    """The record of a video that can't be read."""
     reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return BrokenVideo(video=row.id, source_uri=row.source_uri, reason=reason, num_questions=num_questions)
+    return BrokenVideo(video=source.id, source_uri=source.source_uri, reason=reason, num_questions=num_questions)
 
 
 def _restrict(videos: Sequence[VideoQuestions], config: EvaluationConfig) -> list[VideoQuestions]:
@@ -133,7 +127,7 @@ def _nothing_to_ask(config: EvaluationConfig, manifest: Manifest) -> str:
 
 def _identity(config: EvaluationConfig, model_digest: str, manifest_digest: str) -> dict[str, object]:
     return {
-        "protocol": config.protocol,
+        "protocol": vamba.NAME,
         "model_digest": model_digest,
         "manifest_digest": manifest_digest,
         "split": config.split,
@@ -143,21 +137,6 @@ def _identity(config: EvaluationConfig, model_digest: str, manifest_digest: str)
         else [],
         "num_questions": config.num_questions,
         "categories": list(config.categories),
-        "max_new_tokens": config.max_new_tokens,
+        "max_new_tokens": config.max_new_tokens or _MAX_NEW_TOKENS,
         "dtype": config.dtype,
     }
-
-
-def _control_draw(config: EvaluationConfig) -> list[int]:
-    """What decides which other videos the control shows; nothing without it."""
-    draw = [config.seed, config.num_control_videos, config.control_repeats]
-    return draw if config.shuffle_videos else []
-
-
-def _default_name(config: EvaluationConfig, identity: Mapping[str, object]) -> str:
-    label = "".join(
-        character if character.isalnum() else "-" for character in config.model.rstrip("/").rsplit("/", 1)[-1]
-    )
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-    control = f"-{CONTROL}" if config.shuffle_videos else ""
-    return f"{label.strip('-').lower() or 'model'}-{config.split}{control}-{digest}"

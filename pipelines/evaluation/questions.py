@@ -12,10 +12,10 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from pipelines.evaluation.protocols import LETTERS
+from pipelines.evaluation.protocols.vamba import LETTERS
 from pipelines.manifest_io import SHARDS_PREFIX
 from pipelines.storage import Storage
 from vamba.data.manifest import SampleRow
@@ -31,7 +31,8 @@ class Question:
     """One multiple-choice question.
 
     key: unique in the dataset. video: id of the sample it is about. duration_s: of that video.
-    text: as the model is asked. answer: the right letter. num_options: 0 where the text lists none.
+    text: as the model is asked. answer: the right letter, "" where it is not published. num_options: 0 where the text
+    lists none. options: their texts, where an answer rule reads them. groups: all groupings of a benchmark's questions.
     """
 
     key: str
@@ -41,6 +42,8 @@ class Question:
     text: str
     answer: str
     num_options: int
+    options: tuple[str, ...] = ()
+    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +86,11 @@ def read_sample(storage: Storage, row: SampleRow) -> Sample:
     return sample
 
 
+def count_options(text: str) -> int:
+    """How many options a question's text lists by their letters."""
+    return len(set(_OPTION.findall(text)))
+
+
 def _questions(row: SampleRow, conversations: Sequence[Conversation]) -> list[Question]:
     found = []
     for index, conversation in enumerate(conversations):
@@ -101,7 +109,7 @@ def _questions(row: SampleRow, conversations: Sequence[Conversation]) -> list[Qu
                 category=conversation.category or "uncategorised",
                 text=text,
                 answer=answer[1],
-                num_options=len(set(_OPTION.findall(text))),
+                num_options=count_options(text),
             )
         )
     return found

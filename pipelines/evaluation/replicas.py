@@ -15,6 +15,7 @@ from pipelines.evaluation.answering import Answerer, Reply
 from pipelines.evaluation.config import EvaluationConfig
 from pipelines.evaluation.plan import Showing
 from pipelines.evaluation.questions import BrokenVideo
+from pipelines.evaluation.show import show
 from pipelines.ray_session import ray_session
 
 _MAX_RESTARTS = 3
@@ -28,8 +29,6 @@ class Replica:
         self._answerer = Answerer(directory, device=config.device, dtype=config.dtype, backends=config.backends)
 
     def show(self, showing: Showing) -> Reply | BrokenVideo:
-        from pipelines.evaluation.job import show
-
         return show(self._answerer, self._config, showing)
 
 
@@ -50,7 +49,7 @@ def replies_from_replicas(
         )
         replicas: list[Any] = [actor.remote(config, directory) for _ in range(min(config.num_replicas, len(showings)))]
         # Longest videos first, so that no replica is left alone with an hour at the end.
-        waiting = sorted(showings, key=lambda showing: showing.row.num_frames)
+        waiting = sorted(showings, key=lambda showing: showing.source.num_frames)
         running: dict[Any, tuple[Any, Showing]] = {}
         for replica in replicas:
             showing = waiting.pop()

@@ -3,6 +3,7 @@
 {vamba_home}/evaluations/{name}/
     identity.json     what is evaluated: digests of model and data, protocol, split, control
     answers.jsonl     one line per question, as they come
+    predictions.json  for HourVideo's scorer
     evaluation.json   the result, written last
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pipelines.storage import open_storage, vamba_home
 RESULT_NAME = "evaluation.json"
 IDENTITY_NAME = "identity.json"
 ANSWERS_NAME = "answers.jsonl"
+PREDICTIONS_NAME = "predictions.json"
 FORMAT_VERSION = 1
 
 
@@ -37,6 +39,9 @@ class EvaluationResult:
     by_category, by_length: groups of `overall`; lengths from short to long. broken: videos that could not be read.
     subset: not every question of the split was asked. created_at: UTC, ISO 8601. seconds: of the last attempt.
     backends: what the model ran on in that attempt, a line per kind of machine.
+    by_group: of a benchmark, its other groupings by name. micro, macro: the share of right answers, and the mean of the
+    groups' shares; `overall` has the one that the protocol takes. settings: frames and tokens of a benchmark.
+    missing_parts: annotation files that a benchmark's folder lacks.
     """
 
     name: str
@@ -61,6 +66,11 @@ class EvaluationResult:
     directory: str
     mlflow_run_id: str = ""
     backends: tuple[str, ...] = ()
+    by_group: Mapping[str, Mapping[str, Tally]] = field(default_factory=dict)
+    micro: float | None = None
+    macro: float | None = None
+    settings: Mapping[str, object] = field(default_factory=dict)
+    missing_parts: tuple[str, ...] = ()
 
     @property
     def metric_prefix(self) -> str:
@@ -70,18 +80,22 @@ class EvaluationResult:
         return f"eval/{self.protocol}/{self.dataset}{split}{control}"
 
     def groups(self) -> dict[str, Tally]:
-        """Every group by the name that gates use: `overall`, `category/NAME`, `length/LABEL`."""
+        """Every group by the name that gates use: `overall`, `category/NAME`, `length/LABEL`, `GROUPING/NAME`."""
         overall = {"overall": self.overall} if self.overall else {}
         categories = {f"category/{name}": numbers for name, numbers in self.by_category.items()}
         lengths = {f"length/{name}": numbers for name, numbers in self.by_length.items()}
-        return {**overall, **categories, **lengths}
+        others = {
+            f"{group}/{name}": numbers for group, found in self.by_group.items() for name, numbers in found.items()
+        }
+        return {**overall, **categories, **lengths, **others}
 
     def metrics(self) -> dict[str, float]:
         """All numbers under their full metric names."""
         prefix = self.metric_prefix
         unparsed = self.overall.num_unparsed if self.overall else 0
         extra = {f"{prefix}/coverage": self.coverage, f"{prefix}/num_unparsed": float(unparsed)}
-        return {**flat_metrics(prefix, self.groups()), **extra}
+        means = {f"{prefix}/{name}": mean for name in ("micro", "macro") if (mean := getattr(self, name)) is not None}
+        return {**flat_metrics(prefix, self.groups()), **extra, **means}
 
     def write(self) -> Path:
         """Write `evaluation.json` atomically into the result's directory."""
@@ -101,6 +115,11 @@ def read_result(path: Path) -> EvaluationResult:
     document.pop("metrics", None)
     for name in ("by_category", "by_length"):
         document[name] = {key: Tally(**numbers) for key, numbers in document[name].items()}
+    document["by_group"] = {
+        group: {name: Tally(**numbers) for name, numbers in found.items()}
+        for group, found in document.get("by_group", {}).items()
+    }
+    document["missing_parts"] = tuple(document.get("missing_parts", ()))
     document["overall"] = Tally(**document["overall"]) if document["overall"] else None
     document["backends"] = tuple(document.get("backends", ()))
     document["broken"] = tuple(BrokenVideo(**item) for item in document["broken"])

@@ -13,7 +13,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 
@@ -22,8 +22,8 @@ class Answer:
     """What the model said to one question.
 
     question: its key. video: the one the question is about. shown: the one the model saw (another under the control).
-    duration_s: of `video`. answer: the right letter. prediction: the letter read, "" where none was found. raw: the
-    text.
+    duration_s: of `video`, 0 where it is not known. answer: the right letter. prediction: the letter read, "" where
+    none was found. raw: the text. groups: the values of each grouping that a benchmark has.
     """
 
     question: str
@@ -35,6 +35,7 @@ class Answer:
     prediction: str
     raw: str
     correct: bool
+    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

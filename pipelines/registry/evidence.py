@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipelines.evaluation.comparable import differences
 from pipelines.evaluation.result import EvaluationResult, evaluations_directory, find_results, read_result
 from pipelines.registry.approvals import approvers
 from pipelines.registry.audit import Entry
@@ -44,13 +45,13 @@ class Evidence:
         """The control that belongs to it; where none does, the newest one, which the gate will refuse."""
         controls = [item for item in self.evaluations if item.control]
         main = self.main(benchmark)
-        same = [item for item in controls if main is not None and same_questions(item, main)]
+        same = [item for item in controls if main is not None and not differences(item, main)]
         return next(iter(same or controls), None)
 
     def counterpart(self, result: EvaluationResult) -> EvaluationResult | None:
         """The champion's evaluation on the same questions."""
         return next(
-            (item for item in self.champion_evaluations if not item.control and same_questions(item, result)),
+            (item for item in self.champion_evaluations if not item.control and not differences(item, result)),
             None,
         )
 
@@ -68,12 +69,6 @@ def gather(client: MlflowClient, config: PromotionConfig, candidate: Candidate, 
         champion_evaluations=_usable(_all_of(champion), config.gate) if champion else (),
         approvers=approvers(entries, candidate),
     )
-
-
-def same_questions(first: EvaluationResult, second: EvaluationResult) -> bool:
-    """Whether two evaluations asked the same in the same way, so that their numbers may stand beside each other."""
-    names = ("protocol", "dataset", "split", "manifest_digest")
-    return all(getattr(first, name) == getattr(second, name) for name in names)
 
 
 def _usable(evaluations: Sequence[EvaluationResult], gate: GateConfig) -> tuple[EvaluationResult, ...]:

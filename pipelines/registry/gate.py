@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from pipelines.evaluation.comparable import differences
 from pipelines.evaluation.result import EvaluationResult
 from pipelines.evaluation.results import Tally
 from pipelines.registry.candidates import Candidate
 from pipelines.registry.checks import Check, GateReport
 from pipelines.registry.config import GateConfig, Threshold
-from pipelines.registry.evidence import Evidence, same_questions
+from pipelines.registry.evidence import Evidence
 from pipelines.registry.gate_champion import champion_checks
 from pipelines.registry.verification import verify
 
@@ -103,8 +104,8 @@ def _control_checks(
             name=name, passed=False, found="none of this model", required="vamba evaluate --control shuffled-video"
         )
         return
-    if main is not None and not same_questions(main, control):
-        yield Check(name=name, passed=False, found="of other data or protocol", required="the same questions")
+    if main is not None and (differing := differences(main, control)):
+        yield Check(name=name, passed=False, found="; ".join(differing), required="the same questions and protocol")
         return
     chance = control.chance or 0.0
     ceiling = chance + config.control_margin

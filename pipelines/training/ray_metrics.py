@@ -9,53 +9,43 @@ the label `run`. Where Ray is not running, nothing happens.
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipelines.ray_gauges import Gauges, GaugeSpec
 from pipelines.training.line_follower import LineFollower
 from pipelines.training.run_directory import MetricsFollower, RunDirectory
 
 REPORT_EVERY_S = 2.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunMetric:
-    """One metric. All are gauges: their values are read from the run's files, so that a restarted job goes on with
-    them, where a counter would start again."""
-
-    name: str
-    unit: str
-    description: str
-
-
-METRICS: tuple[RunMetric, ...] = (
-    RunMetric(name="vamba_train_step", unit="steps", description="Optimizer steps done."),
-    RunMetric(name="vamba_train_steps_planned", unit="steps", description="Optimizer steps of the whole run."),
-    RunMetric(name="vamba_train_loss", unit="nats", description="Mean cross-entropy per loss token of the last step."),
-    RunMetric(name="vamba_train_evaluation_loss", unit="nats", description="Loss on held-out data, when last taken."),
-    RunMetric(name="vamba_train_grad_norm", unit="1", description="Gradient norm of the last step, before clipping."),
-    RunMetric(name="vamba_train_learning_rate", unit="1", description="Learning rate of the last step."),
-    RunMetric(name="vamba_train_step_seconds", unit="s", description="Duration of the last step."),
-    RunMetric(name="vamba_train_text_tokens_per_second", unit="tokens/s", description="Text tokens of the last step."),
-    RunMetric(name="vamba_train_video_tokens_per_second", unit="tokens/s", description="Video tokens, likewise."),
-    RunMetric(name="vamba_train_data_wait_ratio", unit="1", description="Share of the last step spent on its batch."),
-    RunMetric(name="vamba_train_mfu_ratio", unit="1", description="Model operations per second over the peak's."),
-    RunMetric(name="vamba_train_memory_bytes", unit="bytes", description="Memory of the first worker."),
-    RunMetric(name="vamba_train_attempts", unit="attempts", description="Starts of the worker group."),
-    RunMetric(name="vamba_train_checkpoint_age_seconds", unit="s", description="Since the newest checkpoint began."),
-    RunMetric(name="vamba_train_checkpoint_step", unit="steps", description="Step of the newest checkpoint."),
-    RunMetric(name="vamba_train_skipped_steps", unit="steps", description="Steps without an update, by a guard."),
-    RunMetric(name="vamba_train_rewinds", unit="rewinds", description="Returns to an earlier checkpoint, by a guard."),
-    RunMetric(name="vamba_train_replayed_steps", unit="steps", description="Steps trained again after a restart."),
-    RunMetric(name="vamba_train_unreadable_samples", unit="samples", description="Samples left out as unreadable."),
-    RunMetric(
+METRICS: tuple[GaugeSpec, ...] = (
+    GaugeSpec(name="vamba_train_step", unit="steps", description="Optimizer steps done."),
+    GaugeSpec(name="vamba_train_steps_planned", unit="steps", description="Optimizer steps of the whole run."),
+    GaugeSpec(name="vamba_train_loss", unit="nats", description="Mean cross-entropy per loss token of the last step."),
+    GaugeSpec(name="vamba_train_evaluation_loss", unit="nats", description="Loss on held-out data, when last taken."),
+    GaugeSpec(name="vamba_train_grad_norm", unit="1", description="Gradient norm of the last step, before clipping."),
+    GaugeSpec(name="vamba_train_learning_rate", unit="1", description="Learning rate of the last step."),
+    GaugeSpec(name="vamba_train_step_seconds", unit="s", description="Duration of the last step."),
+    GaugeSpec(name="vamba_train_text_tokens_per_second", unit="tokens/s", description="Text tokens of the last step."),
+    GaugeSpec(name="vamba_train_video_tokens_per_second", unit="tokens/s", description="Video tokens, likewise."),
+    GaugeSpec(name="vamba_train_data_wait_ratio", unit="1", description="Share of the last step spent on its batch."),
+    GaugeSpec(name="vamba_train_mfu_ratio", unit="1", description="Model operations per second over the peak's."),
+    GaugeSpec(name="vamba_train_memory_bytes", unit="bytes", description="Memory of the first worker."),
+    GaugeSpec(name="vamba_train_attempts", unit="attempts", description="Starts of the worker group."),
+    GaugeSpec(name="vamba_train_checkpoint_age_seconds", unit="s", description="Since the newest checkpoint began."),
+    GaugeSpec(name="vamba_train_checkpoint_step", unit="steps", description="Step of the newest checkpoint."),
+    GaugeSpec(name="vamba_train_skipped_steps", unit="steps", description="Steps without an update, by a guard."),
+    GaugeSpec(name="vamba_train_rewinds", unit="rewinds", description="Returns to an earlier checkpoint, by a guard."),
+    GaugeSpec(name="vamba_train_replayed_steps", unit="steps", description="Steps trained again after a restart."),
+    GaugeSpec(name="vamba_train_unreadable_samples", unit="samples", description="Samples left out as unreadable."),
+    GaugeSpec(
         name="vamba_train_goodput_ratio", unit="1",
         description="Seconds in steps that count, each once, over the time since the run first started.",
     ),
-    RunMetric(name="vamba_train_last_step_timestamp_seconds", unit="s", description="When the last step ended (Unix)."),
+    GaugeSpec(name="vamba_train_last_step_timestamp_seconds", unit="s", description="When the last step ended (Unix)."),
 )  # fmt: skip
 
 
@@ -129,7 +119,7 @@ class RayReporter:
     def __init__(self, directory: RunDirectory) -> None:
         self._run, self._health = directory.name, RunHealth()
         self._steps, self._events = MetricsFollower(directory), LineFollower(directory.events_path)
-        self._gauges: dict[str, Any] | None = None
+        self._gauges = Gauges(METRICS, label="run")
         self._reported = -REPORT_EVERY_S
 
     def report(self) -> None:
@@ -141,17 +131,4 @@ class RayReporter:
             self._health.add_event(event)
         for _, record in self._steps.read_new():
             self._health.add_step(record)
-        gauges = self._open()
-        for name, value in self._health.values(time.time()).items():
-            if name in gauges:
-                gauges[name].set(value, tags={"run": self._run})
-
-    def _open(self) -> Mapping[str, Any]:
-        if self._gauges is None:
-            ray = sys.modules.get("ray")  # what has not been imported is not running
-            if ray is None or not ray.is_initialized():
-                return {}
-            from ray.util.metrics import Gauge
-
-            self._gauges = {m.name: Gauge(m.name, f"{m.description} [{m.unit}]", tag_keys=("run",)) for m in METRICS}
-        return self._gauges
+        self._gauges.set(self._health.values(time.time()), self._run)

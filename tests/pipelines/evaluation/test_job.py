@@ -57,7 +57,7 @@ def test_a_killed_evaluation_continues_and_ends_the_same(
     shown, original = [], job.show
 
     def dies_at_the_third(answerer, settings, showing):  # type: ignore[no-untyped-def]
-        shown.append(showing.row.id)
+        shown.append(showing.source.id)
         if len(shown) == 3:
             raise KeyboardInterrupt
         return original(answerer, settings, showing)
@@ -89,7 +89,9 @@ def test_the_control_shows_other_videos_and_is_named_in_its_metrics(model: Path,
 def test_a_broken_video_is_listed_and_lowers_the_coverage(model: Path, data: Path) -> None:
     shard = data / "shards" / "shard-000000.tar"
     content = bytearray(shard.read_bytes())
-    row = next(showing.row for showing in plan_evaluation(config(model, data)).showings if showing.row.id == "clip-1")
+    row = next(
+        showing.source for showing in plan_evaluation(config(model, data)).showings if showing.source.id == "clip-1"
+    )
     content[row.offset_bytes : row.offset_bytes + 2048] = bytes(2048)
     shard.write_bytes(content)
     result = run_evaluation(config(model, data))

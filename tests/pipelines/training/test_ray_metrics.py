@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.ingest.config import IngestConfig
+from pipelines.ingest.progress import IngestStatus, Silent
+from pipelines.ingest.ray_metrics import RayProgress
 from pipelines.training.config import TrainingConfig
 from pipelines.training.json_lines import append_line
 from pipelines.training.ray_metrics import METRICS, RayReporter, RunHealth
@@ -85,13 +88,19 @@ def test_ray_exports_them(directory: RunDirectory) -> None:
 
     from pipelines.ray_session import ray_session
 
+    ingest = IngestConfig(sources=("v",), out="s3://bucket/videos")
+    status = IngestStatus(stage="decode", videos_done=9, num_videos=9, media_s=1.0, num_failed=2, elapsed_s=1.0)
     with ray_session(None, 1):
         RayReporter(directory).report()
+        RayProgress(Silent(), ingest).update(status)
         port = ray.nodes()[0]["MetricsExportPort"]
-        exported = ""
-        while "ray_vamba_train_step{" not in exported:  # the time limit of the test ends a vain wait
+        exported, names = "", ("train_step", "ingest_videos_failed")
+        # The time limit of the test ends a vain wait.
+        while not all(f"ray_vamba_{name}{{" in exported for name in names):
             time.sleep(0.5)
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
                 exported = answer.read().decode()
     (line,) = re.findall(r"^ray_vamba_train_step\{.*$", exported, flags=re.MULTILINE)
     assert 'run="run-1"' in line and line.endswith(" 7.0")
+    (line,) = re.findall(r"^ray_vamba_ingest_videos_failed\{.*$", exported, flags=re.MULTILINE)
+    assert 'dataset="s3://bucket/videos"' in line and line.endswith(" 2.0")

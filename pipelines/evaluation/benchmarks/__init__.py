@@ -1,0 +1,1 @@
+"""Published benchmarks, each read from its own annotation format."""

@@ -1,0 +1,20 @@
+"""Where a benchmark's videos lie: downloads differ in folders and endings, so several are tried."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+_ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".MP4")
+
+
+def find_video(folders: Iterable[Path], name: str) -> Path:
+    """The video `name`, with or without ending, in the first folder that has it.
+
+    A missing one comes back as the path where it was looked for first: the evaluation lists it.
+    """
+    stem = Path(name).with_suffix("") if Path(name).suffix in _ENDINGS else Path(name)
+    names = [name] if Path(name).suffix in _ENDINGS else []
+    names += [f"{stem}{ending}" for ending in _ENDINGS]
+    candidates = [folder / candidate for folder in folders for candidate in names]
+    return next((path for path in candidates if path.is_file()), candidates[0])

@@ -1,0 +1,1 @@
+"""How each protocol asks: frames, prompt, tokens, and how a letter is read out of what a model wrote."""

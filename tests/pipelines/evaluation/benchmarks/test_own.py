@@ -1,0 +1,57 @@
+"""A set of one's own, described by a YAML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.evaluation.benchmarks.own import read_own, read_own_file
+from pipelines.evaluation.benchmarks.rows import AnnotationError
+from tests.pipelines.evaluation.benchmarks import folders
+
+YAML = """
+name: warehouse
+annotations: questions.jsonl
+videos: clips
+template: nextqa
+num_frames: 8
+fields: {video: file, question: text, options: choices, answer: label, categories: [topic, tags], start: t0, end: t1}
+"""
+ROW = {"file": "a.mp4", "text": "What?", "choices": ["x", "y"], "label": "y", "topic": "safety", "tags": ["p", "q"]}
+
+
+def test_fields_are_mapped(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text(YAML)
+    rows = [ROW, {**ROW, "label": "A", "t0": 1, "t1": 2.5}, {**ROW, "label": 1}]
+    folders.write_lines(tmp_path / "questions.jsonl", rows)
+    own = read_own_file(tmp_path / "my.yaml")
+    benchmark = read_own(own, tmp_path / "my.yaml")
+    assert (benchmark.name, own.template, own.num_frames) == ("warehouse", "nextqa", 8)
+    assert [question.answer for question in benchmark.questions] == ["B", "A", "B"]
+    assert benchmark.questions[0].groups == {"category": ("safety",), "topic": ("safety",), "tags": ("p", "q")}
+    assert (benchmark.questions[1].clip.start_s, benchmark.questions[1].clip.end_s) == (1.0, 2.5)
+    assert benchmark.questions[0].clip.path == str(tmp_path / "clips" / "a.mp4")
+
+
+def test_parquet_is_read_too(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text(YAML.replace("jsonl", "parquet"))
+    folders.write_parquet(tmp_path / "questions.parquet", [ROW])
+    own = read_own_file(tmp_path / "my.yaml")
+    assert read_own(own, tmp_path / "my.yaml").questions[0].options == ("x", "y")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: x", "lacks `annotations`"),
+        (YAML + "frames: 3", "no setting `frames`"),
+        (YAML.replace("num_frames: 8", "num_frames: many"), "`num_frames` is 'many'"),
+        (YAML.replace("file,", "file, colour: c,"), "no setting `colour`"),
+        ("- a", "an object with the keys"),
+    ],
+)
+def test_mistakes_are_named(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text(text)
+    with pytest.raises(AnnotationError, match=message):
+        read_own_file(tmp_path / "my.yaml")
