@@ -45,6 +45,10 @@ def ask(
     save: Save = None,
     memory: Memory = None,
     extend: Extend = None,
+    why: Annotated[
+        str | None,
+        typer.Option(help="Draw what the answers looked at, with the frames at the peaks.", metavar="FILE.png"),
+    ] = None,
     kv: Place = None,
     config: ConfigFile = None,
     set_: Assignments = None,
@@ -59,6 +63,7 @@ def ask(
     Example:
       vamba ask talk.mp4 "What is written on the board?" --model models:/vamba@champion
       vamba ask talk.mp4 "Who speaks?" "Where?" --save talk.safetensors --model models:/vamba@champion
+      vamba ask talk.mp4 "Who speaks?" --why looked.png --model models:/vamba@champion
       vamba ask --memory talk.safetensors "And who listens?" --model models:/vamba@champion
     """
     from pipelines.evaluation.ask import AskConfig, read_questions
@@ -76,6 +81,7 @@ def ask(
         "model": model,
         "memory": memory or extend,
         "save": save,
+        "why": why,
         "kv": kv,
     }
     resolved = resolve_config(AskConfig, recipe=None, file=config, assignments=set_, arguments=arguments)
@@ -123,5 +129,7 @@ def _print_answers(reply: AskReply) -> None:
         f"({reply.placement}): waited {human_seconds(reply.decode_s)} for frames, encoded in "
         f"{human_seconds(reply.encode_s)}, answered in {reply.answer_s:.2f} s by {reply.model}; {reply.backends}"
     )
+    if reply.why:
+        SESSION.note(f"what was looked at: {reply.why}")
     if reply.saved:
         SESSION.note(f"saved to {reply.saved}: ask again with --memory {reply.saved}")

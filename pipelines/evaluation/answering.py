@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipelines.evaluation.decoding import stored_pixels
 from vamba.ops.backends import Backends, describe
@@ -43,6 +43,14 @@ class Reply:
     backends: str
     encode_s: float
     answer_s: float
+
+
+class Said(NamedTuple):
+    """A prompt, what followed it, and that as text."""
+
+    prompt_ids: list[int]
+    answer_ids: list[int]
+    text: str
 
 
 class Answerer:
@@ -122,17 +130,28 @@ class Answerer:
 
     def ask(self, memory: VideoMemory, questions: Sequence[str], *, max_new_tokens: int) -> tuple[str, ...]:
         """An answer to each question, all of them together."""
+        return tuple(said.text for said in self.say(memory, questions, max_new_tokens=max_new_tokens))
+
+    def say(self, memory: VideoMemory, questions: Sequence[str], *, max_new_tokens: int) -> list[Said]:
+        """As `ask`, with the tokens."""
         import torch
 
         from vamba.data.text import encode_prompt
         from vamba.hf.prompts import continue_prompts
 
-        prompts = [encode_prompt(self.tokenizer, question, media=True) for question in questions]
+        prompts = [list(encode_prompt(self.tokenizer, question, media=True)) for question in questions]
         with torch.inference_mode():
             ids = continue_prompts(
                 self.model, prompts, memory, max_new_tokens=max_new_tokens, eos_ids=self.tokenizer.eos_ids
             )
-        return tuple(self.tokenizer.decode(row).strip() for row in ids)
+        texts = [self.tokenizer.decode(row).strip() for row in ids]
+        return [Said(prompt, row, text) for prompt, row, text in zip(prompts, ids, texts, strict=True)]
+
+    def weigh(self, memory: VideoMemory, said: Said) -> list[float]:
+        """How much of its attention an answer gave each frame pair; see `vamba.streaming.attention_mass`."""
+        from vamba.streaming.attention_mass import answer_mass, pair_mass
+
+        return pair_mass(answer_mass(self.model, memory, said.prompt_ids, said.answer_ids), memory.media)
 
     def _placement(self, grid: Grid, num_frames: int, wish: Wish | None) -> Placement:
         from vamba.data.frames import num_frame_pairs

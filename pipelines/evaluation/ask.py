@@ -10,13 +10,14 @@ in processes of its own, and encoding run side by side, and what is between them
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipelines.evaluation.decoding import UnreadableVideoError, decoded_pixels
+from pipelines.evaluation.decoding import UnreadableVideoError, decoded_pixels, frames_at
+from pipelines.evaluation.why import Looked, looked, picture_format, write_picture
 from pipelines.ingest.config import FrameStorage, IngestConfig
 from vamba.data.sampling import FrameSampling
 from vamba.ops.backends import Backends
@@ -24,7 +25,7 @@ from vamba.ops.backends import Backends
 if TYPE_CHECKING:
     import numpy as np
 
-    from pipelines.evaluation.answering import Answerer
+    from pipelines.evaluation.answering import Answerer, Said
     from pipelines.ingest.types import PlannedVideo
     from vamba.streaming.memory import VideoMemory
     from vamba.streaming.placement import Wish
@@ -36,6 +37,7 @@ class AskConfig:
 
     model: directory, run or models:/ URI. max_new_tokens: longest answer.
     memory: a saved memory to ask; with a video, the video follows it. save: where to write what was seen.
+    why: where to draw what the answers looked at.
     sampling, frames: which frames are read and how they are stored, as in an ingest; use what the model knows.
     kv, order, fp8: where what was seen lies and how, see `vamba.streaming.placement`. directory: of files when it is on
     disk, by default the system's for temporary ones.
@@ -48,6 +50,7 @@ class AskConfig:
     questions: tuple[str, ...] = ()
     memory: str = ""
     save: str = ""
+    why: str = ""
     max_new_tokens: int = 64
     sampling: FrameSampling = field(default_factory=FrameSampling)
     frames: FrameStorage = field(default_factory=FrameStorage)
@@ -69,6 +72,10 @@ class AskConfig:
             raise ValueError("There is no question. Ask one, or name a file to `--save` what was seen.")
         if not all(question.strip() for question in self.questions):
             raise ValueError("The question is empty.")
+        if self.why:
+            picture_format(Path(self.why))
+            if not self.questions:
+                raise ValueError("--why draws what an answer looked at: ask a question.")
 
     @property
     def wish(self) -> Wish:
@@ -91,8 +98,9 @@ class AskReply:
     """The answers, and what they took.
 
     text: of the first question. duration_s: of the video. placement: where what was seen lies, and why there.
-    saved: the file it was written to. decode_s: waiting for frames; encode_s: the rest of looking, or reading a saved
-    memory; answer_s, load_s (the model), save_s: seconds spent.
+    saved: the file it was written to. why: the picture of what was looked at, which `looked` has in numbers.
+    decode_s: waiting for frames; encode_s: the rest of looking, or reading a saved memory; answer_s, load_s (the
+    model), save_s: seconds spent.
     """
 
     text: str
@@ -104,6 +112,8 @@ class AskReply:
     num_video_tokens: int
     placement: str
     saved: str
+    why: str
+    looked: tuple[Looked, ...]
     backends: str
     load_s: float
     decode_s: float
@@ -157,7 +167,10 @@ def ask(config: AskConfig, progress: Callable[[int, int], None] | None = None) -
     if config.save:
         _save(config, seen, answerer)
     saved = time.monotonic()
-    texts = answerer.ask(seen.memory, config.questions, max_new_tokens=config.max_new_tokens)
+    said = answerer.say(seen.memory, config.questions, max_new_tokens=config.max_new_tokens)
+    texts = [one.text for one in said]
+    answered = time.monotonic()
+    looked_at = _why(config, planned, seen, answerer, said) if config.why else ()
     placement = seen.memory.placement
     return AskReply(
         text=texts[0] if texts else "",
@@ -169,11 +182,13 @@ def ask(config: AskConfig, progress: Callable[[int, int], None] | None = None) -
         num_video_tokens=seen.memory.num_tokens,
         placement=f"{placement.order}, {placement.kv}{', fp8' if placement.fp8 else ''}: {placement.reason}",
         saved=config.save,
+        why=config.why,
+        looked=looked_at,
         backends=answerer.backends,
         load_s=loaded - started,
         decode_s=seen.decode_s,
         encode_s=seen.encode_s,
-        answer_s=time.monotonic() - saved,
+        answer_s=answered - saved,
         save_s=saved - looked,
     )
 
@@ -234,3 +249,31 @@ def _save(config: AskConfig, seen: _Seen, answerer: Answerer) -> None:
     from vamba.streaming.saved_memory import save
 
     save(seen.memory, Path(config.save).expanduser().absolute(), answerer.model, notes=seen.notes)
+
+
+def _why(
+    config: AskConfig, planned: PlannedVideo | None, seen: _Seen, answerer: Answerer, said: Sequence[Said]
+) -> tuple[Looked, ...]:
+    """What every answer looked at, drawn as well. The frames are those of the video at hand: none of what was saved
+    earlier, unless its file is where it was."""
+    memory = seen.memory
+    times_s = [time_ns / 1e9 for time_ns in memory.times_ns]
+    if len(times_s) != memory.media.num_pairs:
+        raise ValueError(
+            "--why needs to know when each frame is shown, and this memory was saved without; make it anew."
+        )
+    looks = tuple(
+        looked(question, one.text, times_s, answerer.weigh(memory, one))
+        for question, one in zip(config.questions, said, strict=True)
+    )
+    earlier_ns = 0
+    if planned is None and Path(seen.notes["video"]).is_file():
+        planned = plan_ask(replace(config, video=seen.notes["video"]))
+    if planned is not None:
+        earlier_ns = seen.notes["duration_ns"] - planned.duration_ns
+    numbers = {} if planned is None else {earlier_ns + at: n for n, at in enumerate(planned.timestamps_ns)}
+    wanted = {peak.pair: memory.times_ns[peak.pair] for one in looks for peak in one.peaks}
+    places = {pair: numbers[at] for pair, at in wanted.items() if at in numbers}
+    frames = {} if planned is None else frames_at(planned, places.values(), config.frames.jpeg_quality)
+    write_picture(looks, {pair: frames[number] for pair, number in places.items()}, Path(config.why))
+    return looks

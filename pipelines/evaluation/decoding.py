@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,23 @@ def stored_pixels(frames: StoredFrames) -> Iterator[np.ndarray]:
         pixels = frames.decode(range(start, min(start + size, len(frames))))
         yield pixels
         start += len(pixels)
+
+
+def frames_at(planned: PlannedVideo, numbers: Collection[int], jpeg_quality: int) -> dict[int, np.ndarray]:
+    """uint8[H, W, 3] of a few of the chosen frames, by their places among them. Raises UnreadableVideoError."""
+    from pipelines.ingest.requests import requests_of
+
+    found: dict[int, np.ndarray] = {}
+    first = 0
+    for request in requests_of(planned, jpeg_quality):
+        own = sorted(number for number in numbers if first <= number < first + len(request.target_pts))
+        if own:
+            # Without jumps: those were planned for all frames of the segment.
+            some = replace(request, target_pts=tuple(request.target_pts[number - first] for number in own), seeks=())
+            files = list(_counted(some)) if planned.is_counted else _decoded(some)
+            found.update(zip(own, decode_jpegs(files), strict=True))
+        first += len(request.target_pts)
+    return found
 
 
 def _pieces(files: Iterable[bytes], width: int, height: int) -> Iterator[np.ndarray]:

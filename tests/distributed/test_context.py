@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -63,17 +63,30 @@ CASES = {
     "float32": Case("long", {}, 16, dtype=torch.float32),
 }
 
-Found = dict[str, tuple[float, dict[str, Tensor], list[Tensor]]]
+OF_FOUR = (
+    "packed in prime chunks",
+    "long, all flags",
+    "one chunk in prime chunks",
+    "many samples in aligned chunks",
+    "stage 1",
+    "float32",
+)
+"""Cases that four ranks try too: what may differ there is who has which chunk, and that some have none."""
+TRIED = [(2, name) for name in CASES] + [(4, name) for name in OF_FOUR]
+
+Found = dict[tuple[int, str], tuple[float, dict[str, Tensor], list[Tensor]]]
 
 
-@pytest.fixture(scope="module", params=[2, 4])
-def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Found:
-    """By case: loss, gradients, and the keys and values of all layers."""
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """By number of ranks and case: loss, gradients, and the keys and values of all layers."""
     import torch.multiprocessing as mp
 
-    scratch = tmp_path_factory.mktemp("context")
-    mp.spawn(_process, args=(request.param, str(scratch)), nprocs=request.param, join=True)
-    results: Found = torch.load(scratch / "found.pt")
+    results: Found = {}
+    for ranks in (2, 4):
+        scratch = tmp_path_factory.mktemp("context")
+        mp.spawn(_process, args=(ranks, str(scratch)), nprocs=ranks, join=True)
+        results |= torch.load(scratch / "found.pt")
     return results
 
 
@@ -88,10 +101,26 @@ def _process(rank: int, world_size: int, scratch: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world_size)
     context = build_context(world_size)
     assert context is not None
-    found = {name: _run(case, OverRanks(context, scan_chunk=8), context) for name, case in CASES.items()}
+    names = [name for ranks, name in TRIED if ranks == world_size]
+    found = {(world_size, name): _run(CASES[name], OverRanks(context, scan_chunk=8), context) for name in names}
+    _compare_packs(context)
     if rank == 0:
         torch.save(found, os.path.join(scratch, "found.pt"))
     dist.destroy_process_group()
+
+
+def _compare_packs(context: Any) -> None:
+    """Ranks find out before a step that one has no data, or could not read what the others could."""
+    from vamba.data.reader import MicroBatch, StepInput
+    from vamba.train.agreement import PacksDifferError, any_asked
+
+    is_last = context.rank == context.size - 1
+    micro = MicroBatch(batch=BATCHES["packed"], pack_index=3, counts=True)
+    inputs = StepInput(micro_batches=(micro,), sample_ids=("a", "b"), epoch=0, media="video")
+    assert any_asked(context, inputs, stop=False) == (False, False)
+    assert any_asked(context, replace(inputs, abandoned=is_last), stop=context.is_first) == (True, True)
+    with pytest.raises(PacksDifferError, match=f"rank 0: none; (.*; )?rank {context.size - 1}: b"):
+        any_asked(context, replace(inputs, unreadable=("b",) if is_last else ()), stop=False)
 
 
 def _run(case: Case, spread: Any, context: Any) -> tuple[float, dict[str, Tensor], list[Tensor]]:
@@ -161,11 +190,11 @@ def one_pass(case: Case) -> tuple[float, dict[str, Tensor], list[Tensor]]:
     return loss.item(), gradients, keys_values
 
 
-@pytest.mark.parametrize("name", list(CASES))
-def test_ranks_find_together_what_one_process_finds(found: Found, name: str) -> None:
+@pytest.mark.parametrize(("ranks", "name"), TRIED)
+def test_ranks_find_together_what_one_process_finds(found: Found, ranks: int, name: str) -> None:
     case = CASES[name]
     tolerance = 1e-12 if case.dtype == torch.float64 else 1e-5
-    (loss, gradients, _), (wanted_loss, wanted, _) = found[name], one_pass(case)
+    (loss, gradients, _), (wanted_loss, wanted, _) = found[ranks, name], one_pass(case)
     assert loss == pytest.approx(wanted_loss, rel=tolerance)
     assert gradients.keys() == wanted.keys()
     largest = max(float(grad.norm()) for grad in wanted.values())
@@ -175,9 +204,9 @@ def test_ranks_find_together_what_one_process_finds(found: Found, name: str) -> 
         assert float((gradients[key] - grad).norm()) <= tolerance * max(floor, 1e-3 * largest), key
 
 
-@pytest.mark.parametrize("name", list(CASES))
-def test_what_is_encoded_is_what_one_process_encodes(found: Found, name: str) -> None:
+@pytest.mark.parametrize(("ranks", "name"), TRIED)
+def test_what_is_encoded_is_what_one_process_encodes(found: Found, ranks: int, name: str) -> None:
     case = CASES[name]
     is_aligned = case.dtype == torch.float32  # on a CPU no bit differs where chunks are whole ones of the scan
-    for part, whole in zip(found[name][2], one_pass(case)[2], strict=True):
+    for part, whole in zip(found[ranks, name][2], one_pass(case)[2], strict=True):
         assert part.equal(whole) if is_aligned else (part - whole).abs().max() <= 1e-12 * whole.abs().max()

@@ -116,7 +116,8 @@ class Mamba2Mixer(nn.Module):
             seq_idx_BL=seq_idx_BL,
             initial_state_BHPN=None if state is None else state.ssm_BHPN,
         )
-        return self.norm(y_BLHP.flatten(-2), z_BLI), MixerState(conv_BCW=conv_BCW, ssm_BHPN=ssm_BHPN)
+        # A convolution may return its state as a view of all it read: a copy lets that go.
+        return self.norm(y_BLHP.flatten(-2), z_BLI), MixerState(conv_BCW=conv_BCW.contiguous(), ssm_BHPN=ssm_BHPN)
 
 
 class VisionMixer(nn.Module):

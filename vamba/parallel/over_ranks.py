@@ -35,12 +35,12 @@ class OverRanks:
 
     @property
     def least_tokens(self) -> int:
-        """With more video tokens, every rank has a chunk. Smaller batches run whole, the same on all ranks: a rank without
-        a chunk would have no gradients where the others do."""  # noqa: E501
+        """With more video tokens, every rank has a chunk. A smaller batch is not worth it: all ranks run it whole."""
         return (self._context.size - 1) * self._scan_chunk
 
     def chunk_tokens(self, num_tokens: int, most: int) -> int:
-        wanted = math.ceil(num_tokens / (ROUNDS * self._context.size))
+        rounds = max(ROUNDS, math.ceil(num_tokens / (most * self._context.size)))
+        wanted = math.ceil(num_tokens / (rounds * self._context.size))  # as many for each rank
         return min(most, aligned(wanted, self._scan_chunk))
 
     def own(self, chunks: Sequence[Chunk]) -> tuple[Chunk, ...]:

@@ -9,12 +9,22 @@ Shapes: T queries, M keys of a part, H query heads, K key/value heads, D values 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from vamba.ops.attention.partial import Part
+from vamba.data.batch import to_device
+from vamba.model.positions import text_rotary
+from vamba.ops.attention.layout import segments
+from vamba.ops.attention.partial import Group, Part, attend
+
+if TYPE_CHECKING:
+    from vamba.model.vamba import PackedVamba
+    from vamba.streaming.media import Media
+    from vamba.streaming.memory import VideoMemory
 
 _WEIGHTS_AT_ONCE = 1 << 22
 
@@ -43,3 +53,38 @@ def _part_mass(q_THD: Tensor, lse_TH: Tensor, k_MKD: Tensor) -> Tensor:
         weights = (q @ k_KDM).mul_(q.shape[-1] ** -0.5).sub_(lse).exp_()
         mass_M += weights.sum((0, 1))
     return mass_M
+
+
+@torch.no_grad()
+def answer_mass(
+    model: PackedVamba, memory: VideoMemory, prompt_ids: Sequence[int], answer_ids: Sequence[int]
+) -> Tensor:
+    """float32 or wider [M] on the CPU: where an answer's tokens were looking, over all layers and heads; sums to 1.
+
+    One pass over the text, read from the memory. A token looks from the position before it, which predicts it; of an
+    answer without tokens, that position alone counts.
+    """
+    ids = [*prompt_ids, *answer_ids][: len(prompt_ids) + max(0, len(answer_ids) - 1)]
+    config, device = model.architecture, model.model.embed_tokens.weight.device
+    t_TD = model.model.embed_tokens(torch.tensor(ids, device=device))
+    rotary = text_rotary(torch.arange(len(ids), device=device), config.head_dim, config.rope_theta, t_TD.dtype)
+    attend_text = partial(model.ops.self_attention, layout=to_device(segments([len(ids)]), device))
+    everything = (Group(slice(0, len(ids)), 0, memory.num_tokens),)
+    asking = slice(len(prompt_ids) - 1, None)
+    shown = memory.open_pass(len(ids))
+    masses: list[Tensor] = []
+
+    def read(layer: int, q_THD: Tensor) -> Tensor:
+        out_THD, lse_TH = attend(q_THD, shown.parts(layer), everything)
+        masses.append(token_mass(q_THD[asking], lse_TH[asking], shown.parts(layer)))
+        return out_THD.to(q_THD.dtype)
+
+    for index, layer in enumerate(model.model.hybrid_layers):
+        t_TD = layer.update_text(t_TD, rotary, attend_text, partial(read, index))
+    return torch.stack(masses).mean(0)
+
+
+def pair_mass(mass_M: Tensor, media: Media) -> list[float]:
+    """The same by frame pair, in the order of the media."""
+    sizes = [media.tokens_per_pair(height, width) for pairs, height, width in media.grids for _ in range(pairs)]
+    return [float(part.sum()) for part in mass_M.split(sizes)]

@@ -166,3 +166,27 @@ def test_questions_of_a_file_and_mistakes(model: Path, video: Path, tmp_path: Pa
 def test_the_bar_says_how_far_how_fast_and_how_long() -> None:
     assert bar_line("ask", "frames", 0, 3600, 0.0) == f"ask [{'.' * 24}] 0/3600 frames"
     assert bar_line("ask", "frames", 900, 3600, 6.0) == f"ask [{'#' * 6}{'.' * 18}] 900/3600 frames, 150/s, 0:18 left"
+
+
+def test_why_draws_what_the_answers_looked_at(model: Path, video: Path, tmp_path: Path) -> None:
+    picture, seen = tmp_path / "why.png", tmp_path / "seen.safetensors"
+    common = ("--model", model, "--set", "max_new_tokens=5", "--set", "num_processes=1", "--json")
+    told = vamba("ask", video, *QUESTIONS, "--why", picture, "--save", seen, *common)
+    assert told.exit_code == 0, told.output
+    reply = json.loads(told.stdout)
+    assert picture.read_bytes().startswith(b"\x89PNG") and reply["why"] == str(picture)
+    assert [look["question"] for look in reply["looked"]] == list(QUESTIONS)
+    for look in reply["looked"]:
+        assert len(look["times_s"]) == len(look["weights"]) == 37 and sum(look["weights"]) == pytest.approx(1, abs=1e-5)
+        assert all(look["weights"][peak["pair"]] == peak["weight"] for peak in look["peaks"]) and look["peaks"]
+    again = json.loads(vamba("ask", "--memory", seen, *QUESTIONS, "--why", tmp_path / "again.svg", *common).stdout)
+    assert again["looked"] == reply["looked"] and (tmp_path / "again.svg").stat().st_size > 10_000
+    refused = vamba("ask", video, QUESTIONS[1], "--why", tmp_path / "why.txt", *common)
+    assert refused.exit_code == 2 and "must end in one of" in refused.output
+
+
+def test_a_few_frames_are_those_of_the_whole(video: Path) -> None:
+    planned = plan_ask(AskConfig(model="-", video=str(video), questions=QUESTIONS))
+    pixels = np.concatenate(list(decoded_pixels(planned, 90, 1)))
+    found = decoding.frames_at(planned, {3, 70, 41}, 90)
+    assert sorted(found) == [3, 41, 70] and all((found[n] == pixels[n]).all() for n in found)
