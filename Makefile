@@ -21,7 +21,7 @@ QUIET := RAY_USAGE_STATS_ENABLED=0 MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=1
 PYTEST := $(QUIET) OMP_NUM_THREADS=1 $(PY) -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast faults test-transformers check format lock clean distclean
+.PHONY: help setup demo test test-fast services-test faults test-transformers check format lock clean distclean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,13 +37,16 @@ demo: setup ## the whole job on this machine: generate, ingest, train, kill, res
 test: setup ## every test that needs no GPU
 	@scripts/promtool.sh
 	@status=0; set -x; \
-	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not ray and not distributed and not gpu and not faults" tests || status=$$?; \
-	$(PYTEST) -m "(ray or distributed) and not gpu and not faults" tests || status=$$?; \
+	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not ray and not distributed and not gpu and not faults and not services" tests || status=$$?; \
+	$(PYTEST) -m "(ray or distributed) and not gpu and not faults and not services" tests || status=$$?; \
 	{ set +x; } 2>/dev/null; exit $$status
 
 test-fast: setup ## the tests without Ray, gloo processes and long runs
 	@scripts/promtool.sh
-	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not ray and not distributed and not gpu and not slow and not faults" $(T)
+	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not ray and not distributed and not gpu and not slow and not faults and not services" $(T)
+
+services-test: setup ## the tests that start servers on loopback: MLflow, its webhooks
+	$(PYTEST) -m services tests
 
 faults: setup ## kill, stop, hang and fill up training in every way we know; ends with a table (KILLS=24)
 	VAMBA_TEST_KILLS=$(KILLS) $(PYTEST) tests/faults

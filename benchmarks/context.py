@@ -1,6 +1,6 @@
 """How long ranks that share a video wait for each other, against what their wavefront can't avoid.
 
-    python -m benchmarks.context [--ranks 2] [--runs 3] [--out FILE.json]
+    python -m benchmarks.context [--ranks 2] [--runs 3] [--slept] [--out FILE.json]
 
 One video of a few thousand tokens runs through a model of the small preset's width, on one rank and on `--ranks` of
 them, each a process with one compute thread: the video encoded, and a training pass (forward, text, backward). Of each
@@ -8,6 +8,9 @@ rank the share of the time in which it waited for states, and in which it was id
 time over the wall time. Beside it the share that follows from the order of work alone: a schedule in which every layer
 of a chunk takes the same time and messages none, and in which a rank begins a layer when its chunk is through the layer
 below and the chunk before is through this one.
+
+More ranks than a small machine has cores are tried with layers that sleep for a fixed time (`context_order.py`): states
+and messages are real, computing is not.
 
 Speed-up is one rank's time over the slowest rank's. Needs as many idle cores as ranks.
 """
@@ -26,28 +29,15 @@ from typing import Any
 
 import torch
 
+from benchmarks.context_order import LAYER_S, slept_shares, waiting_shares
 from benchmarks.model_passes import CONFIG
 from vamba.data.batch import Batch, EncodedSample, collate
 from vamba.data.text import EncodedText
 
 LAYERS, TOWER_DEPTH, TEXT_TOKENS = 8, 2, 32
+SLEPT = ((2, 16, 8), (4, 32, 8), (8, 64, 16))
+"""(ranks, chunks, layers)"""
 PAIRS, SIDE, CHUNK_TOKENS = 64, 16, 512
-
-
-def waiting_shares(num_chunks: int, ranks: int, layers: int) -> list[float]:
-    """Of each rank, the share of the time until all are done in which it waits. Backward is the mirror image."""
-    free, waited = [0.0] * ranks, [0.0] * ranks
-    left = [0.0] * layers  # when the chunk before was through each layer
-    for chunk in range(num_chunks):
-        rank = chunk % ranks
-        now = free[rank]
-        for layer in range(layers):
-            begin = max(now, left[layer])
-            waited[rank] += begin - now
-            now = left[layer] = begin + 1
-        free[rank] = now
-    end = max(free)
-    return [(lost + end - done) / end for lost, done in zip(waited, free, strict=True)]
 
 
 def batch() -> Batch:
@@ -120,6 +110,16 @@ def _timed(name: str, model: Any, plan: Any, runs: int, *, counts: bool) -> dict
     return {key: statistics.median(values) for key, values in measured.items()}
 
 
+def slept() -> list[dict[str, Any]]:
+    """Idle shares of more ranks than there are cores, with layers that sleep, beside those of the order alone."""
+    found = []
+    for ranks, num_chunks, layers in SLEPT:
+        calculated, measured = (f(num_chunks, ranks, layers) for f in (waiting_shares, slept_shares))
+        sizes = {"ranks": ranks, "chunks": num_chunks, "layers": layers, "layer_s": LAYER_S}
+        found.append({**sizes, "idle_by_order": round(max(calculated), 4), "idle_by_rank": measured})
+    return found
+
+
 def report(ranks: int, runs: int) -> dict[str, Any]:
     alone, together = measure(1, runs), measure(ranks, runs)
     num_chunks = -(-PAIRS * SIDE**2 // 4 // CHUNK_TOKENS)
@@ -137,6 +137,7 @@ def report(ranks: int, runs: int) -> dict[str, Any]:
             "idle_alone": round(max(0.0, one["idle"]), 4),
         }
     rows["wavefront_idle_by_rank"] = [round(share, 4) for share in waiting_shares(num_chunks, ranks, LAYERS)]
+    rows["slept"] = slept()
     sizes = {"ranks": ranks, "layers": LAYERS, "chunks": num_chunks, "chunk_tokens": CHUNK_TOKENS, "runs": runs}
     return {**sizes, "cores": os.cpu_count(), "torch": torch.__version__, **rows}
 
@@ -146,8 +147,9 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--slept", action="store_true", help="only what needs no idle cores")
     arguments = parser.parse_args()
-    found = report(arguments.ranks, arguments.runs)
+    found = {"slept": slept()} if arguments.slept else report(arguments.ranks, arguments.runs)
     text = json.dumps(found, indent=2)
     print(text)
     if arguments.out:

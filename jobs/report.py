@@ -8,10 +8,11 @@ light or dark setting.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from jobs.cli.output import human_seconds
 from jobs.report_parts import page as html
@@ -27,6 +28,13 @@ from jobs.report_parts.facts import (
 from jobs.report_parts.run_history import run_history
 from jobs.report_parts.timing import StepTiming
 from pipelines.evaluation.result import EvaluationResult
+
+_DECIDED = {
+    "promoted": "promoted through the gate",
+    "forced": "promoted by force, although checks failed",
+    "rolled back": "gone back to",
+    "refused": "refused by the gate",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,11 +73,7 @@ def build_report(inputs: ReportInputs) -> Path:
     document = html.page(
         inputs.title,
         introduction,
-        "".join(
-            _tiles(
-                runs, data, result, control, f"{decision.get('model')}/{decision.get('version')}" if decision else ""
-            )
-        ),
+        "".join(_tiles(runs, data, result, control, decision)),
         [
             html.evaluation_section(result, control),
             html.training_section(runs),
@@ -91,7 +95,7 @@ def _tiles(
     data: DataFacts | None,
     result: EvaluationResult | None,
     control: EvaluationResult | None,
-    version: str,
+    decision: Mapping[str, Any],
 ) -> list[str]:
     tiles = []
     if result is not None and result.by_length:
@@ -119,6 +123,6 @@ def _tiles(
         )
         text = f"of video ingested, the longest {human_seconds(data.longest_s)}{failed if data.failures else ''}"
         tiles.append(html.tile(human_seconds(data.duration_s), text))
-    if version:
-        tiles.append(html.tile(version, "promoted through the gate"))
+    if decision:
+        tiles.append(html.tile(f"{decision['model']}/{decision['version']}", _DECIDED[decision["decision"]]))
     return tiles

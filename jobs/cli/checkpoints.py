@@ -87,7 +87,7 @@ def gc(
 ) -> None:
     """Remove what the run does not need: killed writes, checkpoints set aside, and those the retention rule lets go.
 
-    Refused while the run trains. Pinned checkpoints stay.
+    Refused while the run trains. Pinned checkpoints stay, and so do those of registered versions.
 
     \b
     Example:
@@ -153,6 +153,8 @@ def _row(checkpoint: Checkpoint, expired: set[int], best: set[int], losses: Mapp
     because = "nothing: it goes with the next save" if checkpoint.step in expired else "the retention rule"
     if checkpoint.step in best:
         because = "the best evaluation"
+    if checkpoint.versions:
+        because = f"registered as {', '.join(checkpoint.versions)}"
     created = datetime.fromtimestamp(checkpoint.meta["created"], UTC).isoformat(timespec="seconds")
     return {
         "step": checkpoint.step,
@@ -162,6 +164,7 @@ def _row(checkpoint: Checkpoint, expired: set[int], best: set[int], losses: Mapp
         "evaluation_loss": losses.get(checkpoint.step),
         "frozen_digest": checkpoint.frozen_digest,
         "kept_because": f"pinned: {checkpoint.pin}" if checkpoint.pin is not None else because,
+        "versions": list(checkpoint.versions),
         "directory": str(checkpoint.directory),
     }
 

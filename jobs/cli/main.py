@@ -17,18 +17,22 @@ from typing import Annotated, Any
 import typer
 
 from jobs.cli import (
+    approve,
     ask,
     checkpoints,
     data,
     doctor,
     evaluate,
+    history,
     ingest,
     model,
     models,
     promote,
+    pull,
     register,
     report,
     resume,
+    rollback,
     runs,
     runs_compare,
     runs_logs,
@@ -101,7 +105,12 @@ app.command("resume")(_guarded(resume.resume))
 app.command("evaluate")(_guarded(evaluate.evaluate))
 app.command("ask")(_guarded(ask.ask))
 app.command("register")(_guarded(register.register))
+app.command("approve")(_guarded(approve.approve))
 app.command("promote")(_guarded(promote.promote))
+app.command("rollback")(_guarded(rollback.rollback))
+app.command("history")(_guarded(history.history))
+app.command("pull")(_guarded(pull.pull))
+app.command("export")(_guarded(pull.export))
 app.command("synthesize")(_guarded(synthesize.synthesize))
 app.command("report")(_guarded(report.report))
 app.command("doctor")(_guarded(doctor.doctor))
@@ -146,9 +155,9 @@ _group(
 )
 _group(
     "models",
-    "List registered models and versions, or show one.",
+    "List registered models and versions (the default); show, compare or delete one.",
     models.default,
-    {"ls": models.ls, "show": models.show},
+    {"ls": models.ls, "show": models.show, "diff": models.diff, "delete": models.delete},
 )
 _group(
     "model",

@@ -48,18 +48,66 @@ def ls(json: AsJson = False) -> None:
 def show(
     model: Annotated[str, typer.Argument(help="NAME/VERSION, NAME@alias or a models:/ URI.")], json: AsJson = False
 ) -> None:
-    """Show one version: where it lies and where it came from.
+    """Show one version: where it lies, where it came from, and what was measured of it.
 
     \b
     Example:
       vamba models show vamba-demo/1
     """
+    from pipelines.registry.comparison import accuracies
     from pipelines.registry.lineage import FILES_TAG
     from pipelines.registry.models import resolve_model
 
     resolved = resolve_model(model if model.startswith("models:") else f"models:/{model}")
+    measured = accuracies(resolved)
     if json:
-        print_json(resolved)
+        print_json({"directory": resolved.directory, "ref": resolved.ref, "lineage": dict(resolved.lineage),
+                    "evaluations": measured})  # fmt: skip
         return
     shown: dict[str, Any] = {key: value for key, value in sorted(resolved.lineage.items()) if key != FILES_TAG}
     print_pairs(resolved.ref, {"directory": resolved.directory, **shown})
+    if measured:
+        print_pairs("Evaluations", {name: f"{accuracy:.1%}" for name, accuracy in measured.items()})
+
+
+def diff(
+    first: Annotated[str, typer.Argument(help="NAME/VERSION, NAME@alias or a models:/ URI.")],
+    second: Annotated[str, typer.Argument(help="The other one.")],
+    json: AsJson = False,
+) -> None:
+    """Show what differs between two versions: lineage, files, and what was measured of both.
+
+    \b
+    Example:
+      vamba models diff vamba-demo@champion vamba-demo@challenger
+    """
+    from pipelines.registry.comparison import compare_versions
+
+    found = compare_versions(first, second)
+    if json:
+        print_json(found)
+        return
+    header = ("", found.first, found.second)
+    print_table(header, [(key, *pair) for key, pair in found.tags.items()], title="Lineage")
+    print("\n".join(found.files) or "The files are the same.")
+    if found.metrics:
+        rows = [(name, f"{a:.1%}", f"{b:.1%} ({b - a:+.1%})") for name, (a, b) in found.metrics.items()]
+        print_table(header, rows, title="Evaluations")
+
+
+def delete(
+    version: Annotated[str, typer.Argument(help="NAME/VERSION.")],
+    reason: Annotated[str, typer.Option(help="Why, for the audit log.")],
+) -> None:
+    """Take a version out of the registry. Refused while an alias points at it or another version came from it.
+
+    Its files stay where they are; the checkpoint it was made from is left to the retention rule again.
+
+    \b
+    Example:
+      vamba models delete vamba-demo/1 --reason "superseded, never used"
+    """
+    from pipelines.registry.deletion import delete_version
+
+    source = delete_version(version, reason=reason)
+    print(f"{version} is no longer registered; its files are still in {source}.")

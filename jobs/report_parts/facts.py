@@ -6,7 +6,6 @@ and apart from it the points of interrupted attempts that were trained again.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,21 +155,14 @@ def evaluation_facts(references: Sequence[str]) -> tuple[EvaluationResult | None
 
 def promotion_facts(reference: str) -> dict[str, Any]:
     """The last promotion decision about `models:/NAME@alias` or `models:/NAME/VERSION`, empty when there is none."""
+    from pipelines.registry.audit import open_audit_log
+    from pipelines.registry.history import last_decision
     from pipelines.registry.models import parse_version
-    from pipelines.registry.promote import LOG_NAME
-    from pipelines.storage import vamba_home
 
     parsed = parse_version(reference if reference.startswith("models:") else f"models:/{reference}")
-    path = vamba_home() / LOG_NAME
-    if parsed is None or not path.exists():
+    if parsed is None:
         return {}
     name, version, alias = parsed
-    decisions = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    matching = [
-        decision
-        for decision in decisions
-        if decision["model"] == name
-        and (version is None or decision["version"] == version)
-        and (alias is None or (decision["alias"] == alias and decision["decision"] == "promoted"))
-    ]
-    return matching[-1] if matching else {}
+    log = open_audit_log()
+    digest = last_decision(log.entries(), name, version=version, alias=alias)
+    return log.kept(digest) if digest else {}

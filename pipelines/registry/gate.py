@@ -1,79 +1,59 @@
-"""What a version must show before an alias moves to it: a list of checks, each with what was found and what was
-required.
+"""What a version must show before an alias moves to it.
+
+    version, evaluations, champion, approvals ──judge──> GateReport
 
 Every check is made and reported, whether an earlier one failed or not, so a refusal tells all of its reasons at once.
-The gate
-reads only: moving the alias and recording the decision is `promote`'s part.
+The gate reads only: moving the alias and recording the decision is `promote`'s part.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 from pipelines.evaluation.comparable import differences
 from pipelines.evaluation.result import EvaluationResult
+from pipelines.evaluation.results import Tally
+from pipelines.registry.candidates import Candidate
+from pipelines.registry.checks import Check, GateReport
 from pipelines.registry.config import GateConfig, Threshold
-from pipelines.registry.lineage import FILES_TAG
-from pipelines.registry.model_files import differing_files, hash_model_files
-
-_LOAD_TIMEOUT_S = 600
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One requirement. found and required are for people."""
-
-    name: str
-    passed: bool
-    found: str
-    required: str
+from pipelines.registry.evidence import Evidence
+from pipelines.registry.gate_champion import champion_checks
+from pipelines.registry.verification import verify
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GateReport:
-    """All checks. evaluations: the evidence, by name."""
-
-    checks: tuple[Check, ...]
-    evaluations: tuple[str, ...]
-
-    @property
-    def passed(self) -> bool:
-        return all(check.passed for check in self.checks)
-
-    @property
-    def failed(self) -> tuple[Check, ...]:
-        return tuple(check for check in self.checks if not check.passed)
-
-
-def judge(
-    directory: Path, tags: Mapping[str, str], evaluations: Sequence[EvaluationResult], config: GateConfig
-) -> GateReport:
-    """Check a model directory with its tags against the gate, on the newest evaluation and the newest control of it."""
-    main = next((result for result in evaluations if not result.control), None)
-    control = next((result for result in evaluations if result.control), None)
-    checks = [
-        *_evaluation_checks(main, config),
-        *_control_checks(main, control, config),
-        *_lineage_checks(tags, config),
-        *_file_checks(directory, tags),
-    ]
-    used = tuple(result.name for result in (main, control) if result is not None)
-    return GateReport(checks=tuple(checks), evaluations=used)
+def judge(candidate: Candidate, evidence: Evidence, config: GateConfig) -> GateReport:
+    """Check a version against the gate."""
+    checks: list[Check] = []
+    used: list[EvaluationResult] = []
+    for benchmark in evidence.benchmarks(config):
+        main, control = evidence.main(benchmark), evidence.control(benchmark)
+        thresholds = [item for item in config.thresholds if (item.benchmark or benchmark) == benchmark]
+        found = [*_evaluation_checks(main, thresholds, config), *_control_checks(main, control, config)]
+        # One benchmark needs no name in front of its checks.
+        prefix = f"{benchmark}: " if len(evidence.benchmarks(config)) > 1 else ""
+        checks += [Check(name=prefix + c.name, passed=c.passed, found=c.found, required=c.required) for c in found]
+        used += [result for result in (main, control) if result is not None]
+    if config.no_worse is not None:
+        checks += champion_checks(candidate, evidence, config.no_worse, config)
+    checks += [*_lineage_checks(candidate.tags, config), *_approval_checks(candidate, evidence, config)]
+    checks += verify(candidate)
+    return GateReport(checks=tuple(checks), evaluations=tuple(dict.fromkeys(result.name for result in used)))
 
 
-def _evaluation_checks(result: EvaluationResult | None, config: GateConfig) -> Iterator[Check]:
+def _evaluation_checks(
+    result: EvaluationResult | None, thresholds: Sequence[Threshold], config: GateConfig
+) -> Iterator[Check]:
     if result is None or result.overall is None:
+        wanted = f" by the protocol {config.protocol}" if config.protocol else ""
         yield Check(
-            name="evaluation", passed=False, found="none of this model", required="vamba evaluate --model … first"
+            name="evaluation",
+            passed=False,
+            found=f"none of this model{wanted}",
+            required="vamba evaluate --model … first",
         )
         return
     groups = result.groups()
-    for threshold in config.thresholds:
+    for threshold in thresholds:
         yield _threshold_check(threshold, groups)
     yield Check(
         name="coverage",
@@ -81,6 +61,13 @@ def _evaluation_checks(result: EvaluationResult | None, config: GateConfig) -> I
         found=f"{result.coverage:.1%} of {result.num_questions} questions",
         required=f"at least {config.min_coverage:.1%}",
     )
+    if config.min_questions > 1:
+        yield Check(
+            name="questions",
+            passed=result.overall.num_questions >= config.min_questions,
+            found=f"{result.overall.num_questions} answered",
+            required=f"at least {config.min_questions}",
+        )
     unparsed = result.overall.num_unparsed / result.overall.num_questions
     yield Check(
         name="unparsed answers",
@@ -88,22 +75,20 @@ def _evaluation_checks(result: EvaluationResult | None, config: GateConfig) -> I
         found=f"{result.overall.num_unparsed} ({unparsed:.1%})",
         required=f"at most {config.max_unparsed:.1%}",
     )
-    if not config.allow_subset:
-        found = "a subset" if result.subset else "every question"
-        yield Check(name="whole split", passed=not result.subset, found=found, required="every question of the split")
+    found = "a subset" if result.subset else "every question"
+    yield Check(name="whole split", passed=not result.subset, found=found, required="every question of the split")
 
 
-def _threshold_check(threshold: Threshold, groups: Mapping[str, object]) -> Check:
+def _threshold_check(threshold: Threshold, groups: Mapping[str, Tally]) -> Check:
     numbers = groups.get(threshold.metric)
     required = f"at least {threshold.at_least:.1%} on {threshold.min_questions} or more questions"
     if numbers is None:
         known = ", ".join(groups)
         return Check(name=threshold.metric, passed=False, found=f"not measured (there is {known})", required=required)
-    accuracy, count = numbers.accuracy, numbers.num_questions  # type: ignore[attr-defined]
     return Check(
         name=threshold.metric,
-        passed=accuracy >= threshold.at_least and count >= threshold.min_questions,
-        found=f"{accuracy:.1%} on {count} questions",
+        passed=numbers.accuracy >= threshold.at_least and numbers.num_questions >= threshold.min_questions,
+        found=f"{numbers.accuracy:.1%} on {numbers.num_questions} questions",
         required=required,
     )
 
@@ -145,33 +130,15 @@ def _lineage_checks(tags: Mapping[str, str], config: GateConfig) -> Iterator[Che
         yield Check(name="git tree", passed=dirty == "false", found=f"dirty: {dirty}", required="a clean commit")
 
 
-def _file_checks(directory: Path, tags: Mapping[str, str]) -> Iterator[Check]:
-    expected = json.loads(tags.get(FILES_TAG, "{}"))
-    found = hash_model_files(directory) if directory.is_dir() else None
-    wrong = differing_files(expected, found.sha256 if found else {})
+def _approval_checks(candidate: Candidate, evidence: Evidence, config: GateConfig) -> Iterator[Check]:
+    if not config.min_approvals:
+        return
+    registrar = candidate.tags.get("registered_by", "")
+    names = ", ".join(evidence.approvers) or "nobody"
+    besides = f" other than {registrar}, who registered it" if registrar else ""
     yield Check(
-        name="checkpoint files",
-        passed=bool(expected) and not wrong,
-        found="; ".join(wrong[:5]) or f"{len(expected)} files as registered",
-        required="every SHA-256 as registered",
+        name="approvals",
+        passed=len(evidence.approvers) >= config.min_approvals,
+        found=f"{len(evidence.approvers)} ({names})",
+        required=f"at least {config.min_approvals} by people{besides}: vamba approve {candidate.label} --by …",
     )
-    problem = "not tried: files differ" if wrong else _load_problem(directory)
-    yield Check(
-        name="loads and generates",
-        passed=not problem,
-        found=problem or "yes, in a process of its own",
-        required="loads and writes a token",
-    )
-
-
-def _load_problem(directory: Path) -> str:
-    """The last line of what went wrong when the model was loaded in a clean process; empty when it works."""
-    command = [sys.executable, "-m", "pipelines.registry.load_check", str(directory)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_LOAD_TIMEOUT_S, check=False)
-    except subprocess.TimeoutExpired:
-        return f"did not load within {_LOAD_TIMEOUT_S} s"
-    if done.returncode == 0:
-        return ""
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else f"the loading process ended with {done.returncode}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import importlib.metadata
 import json
@@ -14,6 +15,7 @@ from pipelines.registry.model_files import ModelFiles
 from pipelines.registry.models import find_run, parse_version, run_lineage
 
 FILES_TAG = "checkpoint_files"
+DECISIVE_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", "tokenizer.json")
 _SOURCE_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -21,29 +23,47 @@ _SOURCE_ROOT = Path(__file__).resolve().parents[2]
 class Lineage:
     """The tags of a version.
 
-    run, mlflow_run_id, manifest_digest, config_digest, git_commit, git_dirty: of the run; git falls back to the
-    source tree
-    in use. parent: what stage 2 started from. model_digest and checkpoint_files: the files, by SHA-256.
-    environment_digest: of the installed packages and their versions.
+    run, mlflow_run_id, manifest_digest, config_digest, git_commit, git_dirty, backends: of the run; git falls back to
+    the source tree in use. step: of the checkpoint, for one that was registered by its step. parent: what it started
+    from, parent_digest: that model's `weights_digest`. model_digest and checkpoint_files: the files, by SHA-256.
+    environment_digest: of the packages that trained it, or those installed here. lock_digest: of requirements/*.lock.
     """
 
     tags: Mapping[str, str]
 
 
-def build_lineage(run_directory: Path, files: ModelFiles) -> Lineage:
-    """Everything known of the model that `run_directory` made."""
-    known = run_lineage(run_directory)
+def build_lineage(known: Mapping[str, str], files: ModelFiles, run_directory: Path | None = None) -> Lineage:
+    """Everything known of a model. known: what `resolve_model` found out about it."""
+    known = dict(known)
     git = git_state(_SOURCE_ROOT) if "git_commit" not in known else {}
-    parent = known.pop("init_from", "") or _init_from(run_directory)
+    parent = known.pop("init_from", "") or (_init_from(run_directory) if run_directory else "")
     tags = {
         **known,
         **git,
         **_parent(parent),
         "model_digest": files.digest,
+        "weights_digest": weights_digest(files.sha256),
         FILES_TAG: json.dumps(dict(files.sha256), sort_keys=True),
-        "environment_digest": environment_digest(),
+        "environment_digest": _training_environment(known.get("mlflow_run_id", "")) or environment_digest(),
+        "lock_digest": lock_digest(_SOURCE_ROOT / "requirements"),
     }
     return Lineage(tags={key: value for key, value in tags.items() if value})
+
+
+def weights_digest(sha256: Mapping[str, str]) -> str:
+    """Digest of what a training that starts from a model depends on; equals `StartModel.digest` in run.json."""
+    decisive = {
+        name: value for name, value in sha256.items() if any(fnmatch.fnmatchcase(name, rule) for rule in DECISIVE_FILES)
+    }
+    lines = "".join(f"{name} {value}\n" for name, value in sorted(decisive.items()))
+    return "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
+
+
+def lock_digest(folder: Path) -> str:
+    """Digest of the locked requirements that came with the sources; "" where the package is installed without them."""
+    locks = sorted(folder.glob("*.lock"))
+    lines = "".join(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n" for path in locks)
+    return "sha256:" + hashlib.sha256(lines.encode()).hexdigest() if locks else ""
 
 
 def git_state(directory: Path) -> dict[str, str]:
@@ -64,6 +84,20 @@ def installed_packages() -> tuple[str, ...]:
 def environment_digest() -> str:
     """`sha256:…` over every installed distribution and its version."""
     return "sha256:" + hashlib.sha256("\n".join(installed_packages()).encode()).hexdigest()
+
+
+def _training_environment(mlflow_run_id: str) -> str:
+    """What the MLflow run of the training noted last, "" where there is none."""
+    from mlflow.exceptions import MlflowException
+
+    from pipelines.registry.tracking import open_client
+
+    if not mlflow_run_id:
+        return ""
+    try:
+        return str(open_client().get_run(mlflow_run_id).data.tags.get("environment_digest", ""))
+    except MlflowException:
+        return ""
 
 
 def _git(directory: Path, *arguments: str) -> str:

@@ -26,13 +26,28 @@ class ModelFiles:
 
 def hash_model_files(directory: Path) -> ModelFiles:
     """Read and hash every file below `directory`; hidden ones are not part of a model."""
-    paths = sorted(
-        path
-        for path in directory.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(directory).parts)
-    )
+    paths = model_file_paths(directory)
     hashes = {path.relative_to(directory).as_posix(): _sha256(path) for path in paths}
     return ModelFiles(sha256=hashes, size_bytes=sum(path.stat().st_size for path in paths))
+
+
+def model_file_paths(directory: Path) -> list[Path]:
+    """The files of a model, sorted."""
+    return sorted(
+        path
+        for path in directory.rglob("*")
+        if path.is_file() and is_part_of_model(path.relative_to(directory).as_posix())
+    )
+
+
+def is_part_of_model(path: str) -> bool:
+    """False for what is hidden, or below a hidden folder. path: relative to the model's directory."""
+    return not any(part.startswith(".") for part in path.split("/"))
+
+
+def kept_path(directory: Path, digest: str) -> Path:
+    """Where a registered model is kept once another one has taken its directory."""
+    return directory.with_name(f"{directory.name}.kept-{digest.removeprefix('sha256:')[:12]}")
 
 
 def differing_files(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:

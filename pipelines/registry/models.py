@@ -1,11 +1,10 @@
 """From what a user calls a model to the directory that holds it.
 
-    directory | run name | models:/NAME/VERSION | models:/NAME@alias  ──resolve_model──>  ResolvedModel
+    directory | s3://… | run name | models:/NAME/VERSION | models:/NAME@alias  ──resolve_model──>  ResolvedModel
 
 A model directory is in release layout (`config.json`, `*.safetensors`, tokenizer, `processing.json`). Registered
-versions
-point at their directory by URI: a local one is used where it lies; one in an object store is fetched once into
-`VAMBA_HOME/models/`.
+versions point at their directory by URI: a local one is used where it lies; one in an object store is fetched once
+into `VAMBA_HOME/models/`.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
+from pipelines.registry.model_files import kept_path
 from pipelines.storage import open_storage, vamba_home
 
 _VERSION = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+))")
@@ -45,6 +45,8 @@ def resolve_model(ref: str) -> ResolvedModel:
     """Find the model that `ref` names. Raises `ModelNotFoundError`."""
     if ref.startswith("models:"):
         return _registered(ref)
+    if ref.startswith("s3://"):
+        return _stored(ref)
     if is_model_directory(Path(ref)):
         directory = Path(ref).resolve()
         return ResolvedModel(directory=directory, ref=ref, lineage=run_lineage(directory.parent))
@@ -80,15 +82,21 @@ def run_lineage(run: Path) -> dict[str, str]:
     path = run / "run.json"
     if not path.is_file():
         return {}
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return lineage_of_record(json.loads(path.read_text(encoding="utf-8")), run.name)
+
+
+def lineage_of_record(record: Mapping[str, Any], name: str) -> dict[str, str]:
+    """The content of a `run.json` as lineage. `parent`: what it started from, a version rather than an alias."""
+    start = record.get("start_model") or {}
     known = {
-        "run": record.get("name", run.name),
+        "run": record.get("name", name),
         "mlflow_run_id": record.get("mlflow_run_id"),
         "manifest_digest": record.get("data_digest"),
         "config_digest": record.get("config_digest"),
         "git_commit": record.get("git_commit"),
         "git_dirty": record.get("git_dirty"),
-        "init_from": record.get("init_from"),
+        "init_from": start.get("source") or record.get("init_from"),
+        "parent_digest": start.get("digest"),
         "backends": record.get("backends"),
     }
     return {key: _text(value) for key, value in known.items() if value not in (None, "")}
@@ -100,22 +108,35 @@ def parse_version(ref: str) -> tuple[str, str | None, str | None] | None:
     return (match["name"], match["version"], match["alias"]) if match else None
 
 
-def version_directory(source: str) -> Path:
-    """The local directory behind a version's source URI, fetched when it lies in an object store."""
+def version_path(source: str) -> Path:
+    """Where the directory behind a version's source URI is on this machine, or will be once it is fetched."""
     if source.startswith("file:"):
         return Path(unquote(urlparse(source).path))
     if "://" not in source:
         return Path(source)
-    target = vamba_home() / "models" / hashlib.sha256(source.encode()).hexdigest()[:16]
-    if not is_model_directory(target):
-        storage = open_storage(source)
-        partial = target.with_name(f"{target.name}.partial")
-        for entry in storage.list():
-            path = partial / entry.path
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(storage.read_bytes(entry.path))
-        partial.rename(target)
-    return target
+    return vamba_home() / "models" / hashlib.sha256(source.encode()).hexdigest()[:16]
+
+
+def version_directory(source: str, digest: str = "") -> Path:
+    """The local directory behind a version's source URI, fetched when it lies in an object store.
+
+    digest: of the version's files. A longer training of its run may have put another model in its place; the one that
+    was registered is then beside it (`pipelines.training.registered`).
+    """
+    path = version_path(source)
+    if not is_remote(source):
+        kept = kept_path(path, digest)
+        return kept if digest and kept.is_dir() else path
+    if not is_model_directory(path):
+        from pipelines.registry.transfer import fetch_model
+
+        fetch_model(open_storage(source), path)
+    return path
+
+
+def is_remote(source: str) -> bool:
+    """Whether a source lies in an object store and not on a file system."""
+    return "://" in source and not source.startswith("file:")
 
 
 def _registered(ref: str) -> ResolvedModel:
@@ -136,7 +157,7 @@ def _registered(ref: str) -> ResolvedModel:
         raise ModelNotFoundError(
             f"{ref} is not in the registry at {tracking_uri()}. `vamba models ls` lists what is there."
         ) from error
-    directory = version_directory(str(version.source))
+    directory = version_directory(str(version.source), version.tags.get("model_digest", ""))
     if not is_model_directory(directory):
         raise ModelNotFoundError(
             f"{ref} points at {version.source}, where there is no model any more. Restore the directory, or "
@@ -151,5 +172,21 @@ def _names_of_runs() -> str:
     return ", ".join(names[:10]) or "there are none"
 
 
+def _stored(uri: str) -> ResolvedModel:
+    """A model in an object store; where a run was mirrored, its run.json lies beside it."""
+    directory = version_directory(uri)
+    if not is_model_directory(directory):
+        raise ModelNotFoundError(f"There is no model at {uri}: no config.json with safetensors.")
+    parent, _, _ = uri.rstrip("/").rpartition("/")
+    try:
+        record = json.loads(open_storage(parent).read_bytes("run.json"))
+    except (FileNotFoundError, ValueError):
+        record = {}
+    lineage = lineage_of_record(record, parent.rpartition("/")[2]) if record else {}
+    return ResolvedModel(directory=directory, ref=uri, lineage=lineage)
+
+
 def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return json.dumps(dict(value), sort_keys=True)
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,51 +1,53 @@
-"""Promotion: judge a version, move the alias or refuse, and record the decision either way.
+"""Promotion: judge a version, keep the evidence, move the alias or refuse.
 
-    run ──register──> version ──judge──> GateReport ──passed──> alias moved
-                                                    └─ either ─> decision: version tags, MLflow artifact,
-                                                    promotions.jsonl
+    run ──register──> version ──judge──> GateReport ──> evidence (beside the audit log, and as an MLflow artifact)
+                                                          ├─ passed, or forced with a reason ──move_alias──> moved
+                                                          └─ otherwise ──> refused: a line, tags of the version
 
-MLflow keeps no history of an alias, so the decision record is where the previous holder is written down. Promoting the
-version that holds the alias already changes nothing.
+Promoting the version that holds the alias already changes nothing. A promotion that was killed is completed by the same
+command: what it left open is settled first.
 """
 
 from __future__ import annotations
 
-import getpass
-import json
-import os
-import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from pipelines.evaluation.result import EvaluationResult, evaluations_directory, find_results, read_result
+from pipelines.evaluation.result import EvaluationResult
+from pipelines.registry import history
+from pipelines.registry.anchor import record
+from pipelines.registry.audit import AuditLog, open_audit_log
+from pipelines.registry.candidates import Candidate, parse_target, registered_candidate
+from pipelines.registry.checks import GateReport
 from pipelines.registry.config import PromotionConfig
-from pipelines.registry.gate import GateReport, judge
+from pipelines.registry.decisions import decision_tags, keep_decision
+from pipelines.registry.evidence import gather
+from pipelines.registry.gate import judge
 from pipelines.registry.lineage import build_lineage
 from pipelines.registry.model_files import hash_model_files
-from pipelines.registry.models import ModelNotFoundError, parse_version, resolve_model, version_directory
+from pipelines.registry.moves import Move, holder_of, move_alias, settle
 from pipelines.registry.register import register_model
+from pipelines.registry.registrable import find_registrable
 from pipelines.registry.tracking import open_client
-from pipelines.storage import vamba_home
+from pipelines.registry.verification import FILES_CHECK
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-LOG_NAME = "promotions.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromotionOutcome:
     """What was decided. version is "" in a dry run of a run that is not registered yet.
 
-    moved: the alias points at this version now, and did not before. previous: the version that held it, or "".
+    decision: promoted, forced, refused or rolled back. moved: the alias points at this version now, and did not before.
+    previous: the version that held it, or "". entry: SHA-256 of the audit line that records it, "" where nothing was.
     """
 
     name: str
     version: str
     alias: str
+    decision: str
     passed: bool
     moved: bool
     previous: str
@@ -53,177 +55,133 @@ class PromotionOutcome:
     tags: Mapping[str, str]
     evaluations: tuple[EvaluationResult, ...]
     directory: str
+    reason: str = ""
+    entry: str = ""
 
     @property
     def uri(self) -> str:
         return f"models:/{self.name}@{self.alias}"
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Candidate:
-    """A model to be judged: `version` is "" before registration."""
-
-    name: str
-    version: str
-    directory: Path
-    tags: Mapping[str, str]
+    @property
+    def holds(self) -> bool:
+        """Whether the alias points at the version now (would, in a dry run)."""
+        return self.decision != history.REFUSED
 
 
-def promote(config: PromotionConfig, *, dry_run: bool = False) -> PromotionOutcome:
+def promote(
+    config: PromotionConfig, *, reason: str = "", force: bool = False, dry_run: bool = False
+) -> PromotionOutcome:
     """Judge `config.target` and move the alias if everything holds. `dry_run` judges and touches nothing.
 
-    Raises ModelNotFoundError for a target that does not exist, ValueError for a run without a name to register it as.
+    reason: kept with the decision. force: move it although checks fail, which needs a reason; files that are not the
+    version's are never forced.
+
+    Raises ModelNotFoundError for a target that does not exist, ValueError for a run without a name to register it as,
+    AliasBusy or AliasMoved where somebody else moves the alias at the same time.
     """
-    client = open_client()
-    candidate = _candidate(client, config, dry_run=dry_run)
-    previous = _holder(client, candidate.name, config.alias)
-    evaluations = _evidence(config, candidate)
-    report = judge(candidate.directory, candidate.tags, evaluations, config.gate)
-    moves = report.passed and previous != candidate.version
+    if force and not reason:
+        raise ValueError("A promotion that is forced needs a reason.")
+    client, log = open_client(), open_audit_log()
+    candidate = find_candidate(client, config, dry_run=dry_run)
+    if not dry_run:
+        settle(client, log, candidate.name, config.alias)
+    entries = log.entries()
+    gate = config.gate
+    rests_on = {config.alias, *([gate.no_worse.than] if gate.no_worse else [])}
+    seen = {alias: history.last_move(entries, candidate.name, alias) for alias in rests_on}
+    previous = holder_of(client, candidate.name, config.alias)
+    is_held = candidate.version != "" and previous == candidate.version
+    known = history.logged_holder(entries, candidate.name, config.alias)
+    evidence = gather(client, config, candidate, entries)
+    report = judge(candidate, evidence, gate)
+    used = tuple(result for result in evidence.evaluations if result.name in report.evaluations)
     outcome = PromotionOutcome(
         name=candidate.name,
         version=candidate.version,
         alias=config.alias,
+        decision=_decide(report, force),
         passed=report.passed,
-        moved=moves and not dry_run,
-        previous=previous,
+        moved=False,
+        # A promotion that was killed after its move left the alias at the version, and the log with who held it before.
+        previous=known if is_held else previous,
         report=report,
         tags=candidate.tags,
-        evaluations=tuple(result for result in evaluations if result.name in report.evaluations),
+        evaluations=used,
         directory=str(candidate.directory),
+        reason=reason,
     )
-    if not dry_run and (moves or not report.passed):
-        if moves:
-            client.set_registered_model_alias(candidate.name, config.alias, candidate.version)
-        _record(client, config, outcome)
-    return outcome
+    if dry_run or (outcome.holds and is_held and known == candidate.version):
+        return outcome
+    digest = keep_decision(client, log, config, outcome, by=evidence.approvers)
+    if not outcome.holds:
+        return refuse(client, log, outcome, digest)
+    return carry_out(client, log, outcome, digest, seen)
 
 
-def _candidate(client: MlflowClient, config: PromotionConfig, *, dry_run: bool) -> _Candidate:
-    ref = _version_ref(config.target)
-    if ref is None and dry_run:
-        if not config.register_as:
-            raise ValueError(_no_name(config.target))
-        directory = resolve_model(config.target).directory
-        tags = build_lineage(directory.parent, hash_model_files(directory)).tags
-        return _Candidate(name=config.register_as, version="", directory=directory, tags=tags)
-    if ref is None:
-        if not config.register_as:
-            raise ValueError(_no_name(config.target))
-        made = register_model(config.target, config.register_as)
-        return _Candidate(
-            name=made.name, version=made.version, directory=version_directory(made.source), tags=made.tags
+def find_candidate(client: MlflowClient, config: PromotionConfig, *, dry_run: bool) -> Candidate:
+    """The version to be judged; a run is registered first, or in a dry run looked at as it is."""
+    parsed = parse_target(config.target)
+    if parsed is not None:
+        return registered_candidate(client, *parsed)
+    if not config.register_as:
+        raise ValueError(
+            f"{config.target!r} is a run, not a registered version: name the model it becomes a version of with --as "
+            "NAME, or give a version as NAME/VERSION."
         )
-    name, number = ref
-    version = _version(client, name, number)
-    directory = version_directory(str(version.source))
-    return _Candidate(name=name, version=number, directory=directory, tags=dict(version.tags))
-
-
-def _version_ref(target: str) -> tuple[str, str] | None:
-    """(name, version) of `NAME/VERSION` or `models:/NAME/VERSION`; None for a run or a directory."""
-    uri = target if target.startswith("models:") else f"models:/{target}"
-    parsed = parse_version(uri)
-    if target.startswith("models:") and (parsed is None or parsed[1] is None):
-        raise ValueError(f"{target!r} names no version: write NAME/VERSION or models:/NAME/VERSION.")
-    if parsed is None or parsed[1] is None or Path(target).exists():
-        return None
-    return parsed[0], parsed[1]
-
-
-def _version(client: MlflowClient, name: str, number: str) -> Any:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_model_version(name, number)
-    except MlflowException as error:
-        raise ModelNotFoundError(
-            f"There is no version {number} of {name!r} in the registry. `vamba models ls` lists what is there."
-        ) from error
-
-
-def _no_name(target: str) -> str:
-    return (
-        f"{target!r} is a run, not a registered version: name the model it becomes a version of with --as "
-        "NAME, or give a version as NAME/VERSION."
+    if not dry_run:
+        made = register_model(config.target, config.register_as)
+        return registered_candidate(client, made.name, made.version)
+    model = find_registrable(config.target)
+    tags = build_lineage(model.lineage, hash_model_files(model.directory), model.run).tags
+    return Candidate(
+        name=config.register_as, version="", source=model.source, directory=model.directory, tags=dict(tags)
     )
 
 
-def _holder(client: MlflowClient, name: str, alias: str) -> str:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return str(client.get_model_version_by_alias(name, alias).version)
-    except MlflowException:
-        return ""
-
-
-def _evidence(config: PromotionConfig, candidate: _Candidate) -> list[EvaluationResult]:
-    """The evaluations to judge by, newest first: those named, else all of exactly this model."""
-    digest = candidate.tags.get("model_digest", "")
-    if not config.evaluations:
-        return find_results(model_digest=digest)
-    results = []
-    for name in config.evaluations:
-        path = evaluations_directory() / name
-        if not path.is_dir():
-            raise ValueError(f"There is no evaluation {name!r} in {evaluations_directory()}.")
-        result = read_result(path)
-        if result.model_digest != digest:
-            raise ValueError(
-                f"The evaluation {name!r} is of another model ({result.model}, {result.model_digest[:19]}…) than "
-                f"{config.target} ({digest[:19]}…): evaluate the model that is to be promoted."
-            )
-        results.append(result)
-    return sorted(results, key=lambda result: result.created_at, reverse=True)
-
-
-def _record(client: MlflowClient, config: PromotionConfig, outcome: PromotionOutcome) -> None:
-    """The decision as version tags, as an artifact of the run, and as a line of the promotions log."""
-    decided_at = datetime.now(UTC).isoformat(timespec="seconds")
-    decision = {
-        "decided_at": decided_at,
-        "decided_by": _user(),
-        "decision": "promoted" if outcome.moved else "refused",
-        "model": outcome.name,
+def refuse(client: MlflowClient, log: AuditLog, outcome: PromotionOutcome, digest: str) -> PromotionOutcome:
+    """Record a refusal; the alias stays."""
+    failed = [check.name for check in outcome.report.failed]
+    body = {
+        "action": history.REFUSE,
         "version": outcome.version,
         "alias": outcome.alias,
-        "previous": outcome.previous,
-        "checks": [asdict(check) for check in outcome.report.checks],
-        "gate": asdict(config.gate),
-        "evaluations": [asdict(result) for result in outcome.evaluations],
-        "lineage": dict(outcome.tags),
+        "decision": outcome.decision,
+        "failed": failed,
+        "evidence": digest,
     }
-    prefix = f"promotion.{outcome.alias}"
-    for key, value in (
-        ("decision", decision["decision"]),
-        ("decided_at", decided_at),
-        ("previous", outcome.previous),
-        ("evaluations", ", ".join(outcome.report.evaluations)),
-        ("failed", ", ".join(check.name for check in outcome.report.failed)),
-    ):
-        client.set_model_version_tag(outcome.name, outcome.version, f"{prefix}.{key}", str(value))
-    run_id = outcome.tags.get("mlflow_run_id")
-    if run_id:
-        with tempfile.TemporaryDirectory() as folder:
-            stamp = decided_at.replace(":", "").replace("+0000", "Z")
-            path = Path(folder) / f"{outcome.name}-{outcome.version}-{outcome.alias}-{stamp}.json"
-            path.write_text(json.dumps(decision, indent=1), encoding="utf-8")
-            client.log_artifact(run_id, str(path), "promotions")
-    _append(vamba_home() / LOG_NAME, decision)
+    entry = record(client, log, outcome.name, lambda entries: body)
+    for key, value in decision_tags(outcome, digest).items():
+        client.set_model_version_tag(outcome.name, outcome.version, key, value)
+    return replace(outcome, moved=False, entry=entry.digest)
 
 
-def _append(path: Path, record: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+def carry_out(
+    client: MlflowClient, log: AuditLog, outcome: PromotionOutcome, digest: str, seen: Mapping[str, int]
+) -> PromotionOutcome:
+    """Move the alias as decided."""
+    entry = move_alias(
+        client,
+        log,
+        Move(
+            model=outcome.name,
+            version=outcome.version,
+            alias=outcome.alias,
+            previous=outcome.previous,
+            decision=outcome.decision,
+            seen=seen,
+            tags=decision_tags(outcome, digest),
+            facts={
+                "evidence": digest,
+                **({"reason": outcome.reason} if outcome.reason else {}),
+                **({"failed": [check.name for check in outcome.report.failed]} if not outcome.passed else {}),
+            },
+        ),
+    )
+    return replace(outcome, moved=True, entry=entry.digest)
 
 
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        # A container may run under a user id that has no name.
-        return str(os.getuid())
+def _decide(report: GateReport, force: bool) -> str:
+    if report.passed:
+        return history.PROMOTED
+    damaged = any(check.name == FILES_CHECK for check in report.failed)
+    return history.FORCED if force and not damaged else history.REFUSED

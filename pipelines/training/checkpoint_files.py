@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.durable import sync
+from pipelines.training.registered import registered_versions
 from pipelines.training.run_directory import read_json, write_json
 
 FORMAT_VERSION = 3
@@ -50,6 +51,16 @@ class Checkpoint:
         """Why it must be kept, if somebody said so."""
         path = _pin_path(self.directory)
         return str(read_json(path)["reason"]) if path.is_file() else None
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """The registered versions that were made from it, as NAME/VERSION."""
+        return tuple(sorted(registered_versions(self.directory)))
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it must be kept whatever the retention rule says: pinned, or a registered version's."""
+        return self.pin is not None or bool(self.versions)
 
     def find_damage(self, *, part: int = 0, num_parts: int = 1) -> str | None:
         """What is wrong with the files, or with every num_parts-th of them from `part` on; None when nothing is."""

@@ -147,11 +147,11 @@ class CheckpointStore:
         return checkpoint
 
     def set_aside_discarded(self, state: TrainState) -> None:
-        """Set aside what was saved between the two ends of a rewind, except where it is pinned."""
+        """Set aside what was saved between the two ends of a rewind, except where it is pinned or registered."""
         if rank_and_world_size()[0] != 0:
             return
         for checkpoint in self.committed():
-            if state.guard.is_discarded(checkpoint.step) and checkpoint.pin is None:
+            if state.guard.is_discarded(checkpoint.step) and not checkpoint.is_held:
                 self._set_aside(checkpoint.directory, "the run went back to a step before it")
 
     def _load(self, checkpoint: Checkpoint, state: TrainState) -> None:
@@ -199,7 +199,7 @@ class CheckpointStore:
     def expired(self) -> list[Checkpoint]:
         """Those that the retention rule lets go, oldest first."""
         found = {checkpoint.step: checkpoint for checkpoint in self.committed()}
-        pinned = [step for step, checkpoint in found.items() if checkpoint.pin is not None]
+        pinned = [step for step, checkpoint in found.items() if checkpoint.is_held]
         passing = [step for step, checkpoint in found.items() if not checkpoint.is_rewind_point]
         losses = self._evaluations()
         return [found[step] for step in self.retention.expired(found, pinned, passing=passing, losses=losses)]

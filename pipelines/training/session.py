@@ -30,6 +30,7 @@ from pipelines.training.measures import StepMeasures
 from pipelines.training.preemption import PreemptionSaves, ReadNotice, no_notice
 from pipelines.training.rank_run import RankRun
 from pipelines.training.ranks import from_first, gathered, rank_and_world_size
+from pipelines.training.registered import keep_registered
 from pipelines.training.rewind import Rewinder
 from pipelines.training.run_directory import RunDirectory
 from pipelines.training.run_lock import exclusive
@@ -292,6 +293,7 @@ def export_model(state: TrainState, config: TrainingConfig, directory: RunDirect
         return
     from vamba.model.pretrained import write_checkpoint
 
+    keep_registered(directory.model)
     lora, adapters = config.model.lora, dict[str, Any]()
     write_checkpoint(
         directory.model,

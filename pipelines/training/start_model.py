@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipelines.registry.lineage import DECISIVE_FILES
 from pipelines.training.config import TrainingConfig
 from pipelines.training.run_directory import RunDirectory
 
 _RECORD = "start_model"  # key in run.json
-_DECISIVE = ("*.safetensors", "*.safetensors.index.json", "config.json", "tokenizer.json")
 
 
 class StartModelChangedError(ValueError):
@@ -112,7 +112,7 @@ def _present(start: StartModel) -> Path:
 
 
 def _read_files(directory: Path, known: Mapping[str, PinnedFile]) -> dict[str, PinnedFile]:
-    paths = sorted({path for pattern in _DECISIVE for path in directory.glob(pattern) if path.is_file()})
+    paths = sorted({path for pattern in DECISIVE_FILES for path in directory.glob(pattern) if path.is_file()})
 
     def read(path: Path) -> PinnedFile:
         status, before = path.stat(), known.get(path.name)

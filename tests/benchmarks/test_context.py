@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.context import waiting_shares
+from benchmarks.context_order import waiting_shares
 
 
 def test_one_rank_never_waits() -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipelines.evaluation.config import EvaluationConfig
 from pipelines.evaluation.job import run_evaluation
-from pipelines.registry import gate
-from pipelines.registry.config import GateConfig, PromotionConfig, Threshold
+from pipelines.registry.audit import open_audit_log
+from pipelines.registry.checks import Check
+from pipelines.registry.config import GateConfig, NoWorse, PromotionConfig, Threshold
 from pipelines.registry.listing import list_versions
 from pipelines.registry.models import ModelNotFoundError, resolve_model
 from pipelines.registry.promote import promote
@@ -26,52 +27,7 @@ LENIENT = GateConfig(
 STRICT = GateConfig(thresholds=(Threshold(metric="overall", at_least=1.0, min_questions=1000),), max_unparsed=1.0)
 
 
-@pytest.fixture(scope="module")
-def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A registry without models, made once: creating MLflow's schema takes seconds."""
-    home = tmp_path_factory.mktemp("registry")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VAMBA_HOME", str(home))
-        open_client()
-    return home / "mlflow.db"
-
-
-@pytest.fixture
-def run(vamba_home: Path, empty_registry: Path) -> Path:
-    """A finished run as training leaves it."""
-    vamba_home.mkdir(parents=True)
-    shutil.copyfile(empty_registry, vamba_home / "mlflow.db")
-    directory = vamba_home / "runs" / "stage2"
-    write_model(directory / "model")
-    record = {
-        "name": "stage2",
-        "config_digest": "sha256:c",
-        "data_digest": "sha256:d",
-        "git_commit": "1234",
-        "git_dirty": False,
-    }
-    (directory / "run.json").write_text(json.dumps(record))
-    return directory
-
-
-@pytest.fixture
-def evaluated(run: Path, tmp_path: Path) -> Path:
-    """The run, with an evaluation and its control."""
-    write_dataset(tmp_path / "data", [make_sample(f"clip-{i}", num_frames=4, num_questions=2) for i in range(3)])
-    for control in (False, True):
-        run_evaluation(
-            EvaluationConfig(model="stage2", data=str(tmp_path / "data"), shuffle_videos=control, log_to_mlflow=False)
-        )
-    return run
-
-
-@pytest.fixture(autouse=True)
-def load_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Starting a process that imports torch takes seconds; one test does it for real."""
-    monkeypatch.setattr(gate, "_load_problem", lambda directory: "")
-
-
-def failed(checks: Sequence[gate.Check]) -> set[str]:
+def failed(checks: Sequence[Check]) -> set[str]:
     return {check.name for check in checks if not check.passed}
 
 
@@ -113,16 +69,20 @@ def test_a_passing_version_gets_the_alias_and_a_record(evaluated: Path, vamba_ho
     client = open_client()
     assert str(client.get_model_version_by_alias("toy", "champion").version) == "1"
     assert client.get_model_version("toy", "1").tags["promotion.champion.decision"] == "promoted"
-    (decision,) = [json.loads(line) for line in (vamba_home / "promotions.jsonl").read_text().splitlines()]
+    lines = [entry.body for entry in open_audit_log().entries()]
+    assert [line["action"] for line in lines] == ["version.register", "alias.begin", "alias.move"]
+    decision = open_audit_log().kept(lines[-1]["evidence"])
     assert decision["decision"] == "promoted" and len(decision["evaluations"]) == 2
+    assert (vamba_home / "audit" / "audit.jsonl").is_file()
     assert [row.aliases for row in list_versions()] == [("champion",)]
 
 
 def test_promoting_the_holder_again_changes_and_records_nothing(evaluated: Path, vamba_home: Path) -> None:
     promote(PromotionConfig(target="stage2", register_as="toy", gate=LENIENT))
+    before = open_audit_log().entries()
     again = promote(PromotionConfig(target="toy/1", gate=LENIENT))
     assert again.passed and not again.moved
-    assert len((vamba_home / "promotions.jsonl").read_text().splitlines()) == 1
+    assert open_audit_log().entries() == before
 
 
 def test_a_refusal_tells_every_reason_moves_nothing_and_is_recorded(evaluated: Path, vamba_home: Path) -> None:
@@ -132,7 +92,9 @@ def test_a_refusal_tells_every_reason_moves_nothing_and_is_recorded(evaluated: P
     assert open_client().get_registered_model("toy").aliases == {}
     tags = open_client().get_model_version("toy", "1").tags
     assert tags["promotion.champion.decision"] == "refused" and "overall" in tags["promotion.champion.failed"]
-    assert json.loads((vamba_home / "promotions.jsonl").read_text())["decision"] == "refused"
+    line = open_audit_log().entries()[-1].body
+    assert (line["action"], line["decision"]) == ("promotion.refuse", "refused") and "overall" in line["failed"]
+    assert open_audit_log().kept(line["evidence"])["checks"]
 
 
 def test_the_record_names_the_champion_before(evaluated: Path, tmp_path: Path) -> None:
@@ -189,7 +151,7 @@ def test_a_dry_run_judges_without_registering(evaluated: Path, vamba_home: Path)
     outcome = promote(PromotionConfig(target="stage2", register_as="toy", gate=LENIENT), dry_run=True)
     assert outcome.passed and not outcome.moved and outcome.version == ""
     assert list_versions() == []
-    assert not (vamba_home / "promotions.jsonl").exists()
+    assert not (vamba_home / "audit").exists()
 
 
 def test_a_run_needs_a_name_to_be_registered_as(run: Path) -> None:
@@ -201,3 +163,16 @@ def test_a_server_is_not_given_a_local_directory(run: Path, monkeypatch: pytest.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     with pytest.raises(ValueError, match="takes no local"):
         register_model("stage2", "toy")
+
+
+def test_a_second_version_is_compared_with_the_champion(evaluated: Path, tmp_path: Path) -> None:
+    promote(PromotionConfig(target="stage2", register_as="toy", gate=LENIENT))
+    write_model(evaluated / "model", seed=1)
+    compared = replace(LENIENT, require_control=False, no_worse=NoWorse(max_drop=1.0))
+    run_evaluation(EvaluationConfig(model="stage2", data=str(tmp_path / "data"), log_to_mlflow=False))
+    outcome = promote(PromotionConfig(target="stage2", register_as="toy", gate=compared))
+    names = {check.name for check in outcome.report.checks}
+    assert outcome.moved and {"no worse than champion", "no worse than champion: colour"} <= names
+    stricter = replace(compared, no_worse=NoWorse(max_drop=1.0, min_videos=50))
+    back = promote(PromotionConfig(target="toy/1", gate=stricter))
+    assert back.decision == "refused" and "no worse than champion: shape" in failed(back.report.checks)

@@ -1,0 +1,74 @@
+"""Model directories to and from a storage, file by file, in pieces: a model of any size needs little memory.
+
+What is fetched appears under its name when it is complete. What is sent has its config.json last: without it there is
+no model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipelines.registry.model_files import ModelFiles, is_part_of_model, model_file_paths
+from pipelines.storage import Storage
+from vamba.model.draft import replacing
+
+_PIECE_BYTES = 64 << 20
+_LAST = "config.json"
+_INCOMING = ".incoming"
+
+
+def hash_stored_model(storage: Storage) -> ModelFiles:
+    """Read and hash every file of a model where it is stored."""
+    hashes, size_bytes = {}, 0
+    for entry in storage.list():
+        if is_part_of_model(entry.path):
+            digest = hashlib.sha256()
+            for piece in _pieces(storage, entry.path, entry.size_bytes):
+                digest.update(piece)
+            hashes[entry.path] = digest.hexdigest()
+            size_bytes += entry.size_bytes
+    return ModelFiles(sha256=hashes, size_bytes=size_bytes)
+
+
+def fetch_model(storage: Storage, target: Path) -> ModelFiles:
+    """Copy a stored model to `target`, in the place of what is there; returns what was read."""
+    hashes, size_bytes = {}, 0
+    with replacing(target) as draft:
+        for entry in storage.list():
+            if not is_part_of_model(entry.path):
+                continue
+            path = draft / entry.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            digest = hashlib.sha256()
+            with path.open("wb") as file:
+                for piece in _pieces(storage, entry.path, entry.size_bytes):
+                    file.write(piece)
+                    digest.update(piece)
+                file.flush()
+                os.fsync(file.fileno())
+            hashes[entry.path] = digest.hexdigest()
+            size_bytes += entry.size_bytes
+    return ModelFiles(sha256=hashes, size_bytes=size_bytes)
+
+
+def send_model(directory: Path, storage: Storage) -> None:
+    """Copy a model directory to a storage. Files that are there in their size are left: the place is the content's."""
+    there = {entry.path: entry.size_bytes for entry in storage.list()}
+    for path in sorted(model_file_paths(directory), key=lambda path: path.name == _LAST):
+        name = path.relative_to(directory).as_posix()
+        if there.get(name) == path.stat().st_size:
+            continue
+        # `put_file` takes the file away, so it gets a copy.
+        scratch = storage.scratch_dir(_INCOMING) / f"{os.getpid()}-{path.name}"
+        shutil.copyfile(path, scratch)
+        storage.put_file(name, scratch)
+    storage.delete_tree(_INCOMING)
+
+
+def _pieces(storage: Storage, path: str, size_bytes: int) -> Iterator[bytes]:
+    for offset in range(0, size_bytes, _PIECE_BYTES):
+        yield storage.read_range(path, offset, min(_PIECE_BYTES, size_bytes - offset))
