@@ -17,6 +17,7 @@ from pipelines.datasets.frame_access import FrameAccess, read_frame
 from pipelines.datasets.preview import preview
 from pipelines.datasets.verify import verify
 from pipelines.evaluation.answering import video_pieces
+from pipelines.evaluation.decoding import stored_pixels
 from pipelines.evaluation.questions import read_sample
 from pipelines.ingest.config import FrameStorage, IngestConfig
 from pipelines.ingest.h264 import write_mp4
@@ -161,7 +162,7 @@ def test_evaluation_and_reports_see_the_frames(data: Path) -> None:
     sample = samples_of(data)[0]
     frames = stored_frames(sample)
     processing = FrameProcessing()
-    pieces = [np.asarray(patches) for patches, _ in video_pieces(frames, processing)]
+    pieces = [np.asarray(patches) for patches, _ in video_pieces(stored_pixels(frames), processing)]
     whole, _ = frames_to_patches(frames.decode(range(len(frames))), processing)
     np.testing.assert_array_equal(np.concatenate(pieces), whole)
     sheet = contact_sheet(str(data), video="clip", num_thumbnails=5)
