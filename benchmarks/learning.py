@@ -1,6 +1,6 @@
 """Does streamed training learn what lies many chunks back? The needle of `benchmarks.needle`, exact and detached.
 
-    python -m benchmarks.learning [--seeds 3] [--steps 60] [--out FILE] [--plot PNG]
+    python -m benchmarks.learning [--seeds 3] [--steps 120] [--out FILE] [--plot PNG]
 
 For chunks of 66, 16, 8 and 4 tokens, which put 1, 8, 16 and 32 chunk bounds between what is shown and where it is read,
 each seed learns twice: with the gradients of carried states, and with states that are detached between chunks
@@ -82,7 +82,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
