@@ -73,6 +73,8 @@ def evaluate(state: TrainState, rounds: Iterable[StepInput], requests: Requests)
                 stop, save = _add_round(state, inputs, totals, requests)
                 if save:
                     requests.do_save()
+                    if state.streaming is not None:
+                        gather(state.model)  # saving lets the gathered units go
                 if stop:
                     return None
                 num_samples += len(inputs.sample_ids)
