@@ -11,10 +11,12 @@ import logging
 import os
 import re
 import shlex
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 JOBS = ("ingest", "train", "evaluate", "promote")
@@ -46,6 +48,8 @@ _LEFT_OUT_AT_TOP = (
 )
 _LEFT_OUT_ANYWHERE = ("__pycache__",)
 _EXCLUDES = (*(f"/{pattern}" for pattern in _LEFT_OUT_AT_TOP), *_LEFT_OUT_ANYWHERE)
+_NO_AGENT_YET = "No available agent"
+_AGENT_PATIENCE_S = 20.0
 _EXIT_CODE = re.compile(r"exit code (\d+)")
 
 
@@ -106,19 +110,33 @@ def send(submission: Submission) -> str:
     logging.disable(logging.WARNING)
     try:
         client = JobSubmissionClient(submission.address)
-        return client.submit_job(
-            entrypoint=submission.entrypoint,
-            runtime_env={
-                "working_dir": str(submission.working_dir),
-                "excludes": list(submission.excludes),
-                "env_vars": dict(submission.environment),
-            },
-        )
+        return _submit_when_ready(client, submission)
     except (ConnectionError, RuntimeError) as error:
         raise ConnectionError(
             f"The cluster at {submission.address} can't take the job: {' '.join(str(error).split())[:300]} "
             "Check the address, and that RAY_AUTH_MODE (and the token) are what the cluster was started with."
         ) from error
+
+
+def _submit_when_ready(client: Any, submission: Submission) -> str:
+    """A cluster that has just come up has a dashboard before it has the agent that takes jobs: it is asked again."""
+    deadline = time.monotonic() + _AGENT_PATIENCE_S
+    while True:
+        try:
+            return str(
+                client.submit_job(
+                    entrypoint=submission.entrypoint,
+                    runtime_env={
+                        "working_dir": str(submission.working_dir),
+                        "excludes": list(submission.excludes),
+                        "env_vars": dict(submission.environment),
+                    },
+                )
+            )
+        except RuntimeError as error:
+            if _NO_AGENT_YET not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(1.0)
 
 
 def follow(submission: Submission, identity: str, show: Callable[..., None]) -> int:
