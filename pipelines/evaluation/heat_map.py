@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipelines.evaluation.result import EvaluationResult
 from pipelines.evaluation.results import Tally
-from pipelines.evaluation.synthetic.grid import CELL
+from pipelines.evaluation.synthetic.video_plan import CELL
 
 HEAT_MAP_NAME = "heat_map.png"
 _CELL = re.compile(r"(\d+)s-(\d+)pct")
@@ -52,7 +52,8 @@ def _draw(cells: dict[tuple[int, int], Tally], result: EvaluationResult, path: P
             if (length, depth) in cells:
                 tally = cells[length, depth]
                 text = f"{tally.accuracy:.0%}\nN {tally.num_questions}"
-                axes.text(column, row, text, ha="center", va="center", fontsize=8)
+                ink = "black" if 0.15 < tally.accuracy < 0.9 else "white"
+                axes.text(column, row, text, ha="center", va="center", fontsize=8, color=ink)
     axes.set_xticks(range(len(lengths)), [_length(length) for length in lengths])
     axes.set_yticks(range(len(depths)), [f"{depth} %" for depth in depths])
     axes.set_xlabel("length of the video")
