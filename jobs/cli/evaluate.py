@@ -55,6 +55,7 @@ def evaluate(
     """Ask a model every multiple-choice question of a split or a benchmark, each video encoded once.
 
     Answers are written as they come; the same command continues after an interruption and returns a finished result.
+    `vamba evaluate compare A B` sets two results beside each other.
 
     \b
     Example:

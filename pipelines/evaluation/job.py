@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from pipelines.evaluation.answering import Answerer, Reply, chance_level
+from pipelines.evaluation.asked import write_asked
 from pipelines.evaluation.benchmarks.hourvideo import hourvideo_predictions
 from pipelines.evaluation.config import EvaluationConfig
 from pipelines.evaluation.plan import CONTROL, plan_evaluation
@@ -68,6 +69,7 @@ def run_evaluation(config: EvaluationConfig, progress: Progress | None = None) -
         finished = read_result(plan.directory)
         if not _brought_since(finished, open_showings):
             return finished
+    write_asked(plan, config)
     broken = list(plan.broken)
     ticker = _Ticker(plan, open_showings, answers, progress)
     backends: set[str] = set()
@@ -189,6 +191,7 @@ def _summarise(
         macro=scores.macro if plan.benchmark else None,
         settings=plan.settings,
         missing_parts=plan.benchmark.missing_parts if plan.benchmark else (),
+        scoring=plan.recipe.scoring,
     )
 
 
