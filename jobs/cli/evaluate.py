@@ -133,12 +133,18 @@ def print_result(result: EvaluationResult) -> None:
             "chance": "unknown" if result.chance is None else f"{result.chance:.1%}",
             "coverage": f"{result.coverage:.1%} of {result.num_questions} questions"
             + (" (a subset: passes no gate)" if result.subset else ""),
+            **_frame_cache(result),
             "backends": "; ".join(result.backends) or "nothing ran",
             "results": result.directory,
             "MLflow run": result.mlflow_run_id or "not logged",
             "seconds": f"{result.seconds:.1f}",
         },
     )
+
+
+def _frame_cache(result: EvaluationResult) -> dict[str, str]:
+    hits, misses = result.frame_cache.get("hit", 0), result.frame_cache.get("miss", 0)
+    return {"frame cache": f"{hits} videos read from it, {misses} decoded"} if hits + misses else {}
 
 
 def _print_plan(plan: EvaluationPlan) -> None:

@@ -12,6 +12,7 @@ import os
 from collections import deque
 from collections.abc import Collection, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from multiprocessing import get_context
 from typing import TYPE_CHECKING
@@ -104,6 +105,10 @@ def _in_processes(requests: list[DecodeRequest], count: int) -> Iterator[bytes]:
                 yield from running.popleft().result()
         while running:
             yield from running.popleft().result()
+    except BrokenProcessPool as error:
+        raise UnreadableVideoError(
+            f"{requests[0].uri} can't be decoded: the process that did was killed, as happens where memory is short"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -73,18 +74,21 @@ def run_evaluation(config: EvaluationConfig, progress: Progress | None = None) -
     broken = list(plan.broken)
     ticker = _Ticker(plan, open_showings, answers, progress)
     backends: set[str] = set()
+    cache: Counter[str] = Counter()
     for showing, outcome in _replies(config, plan, open_showings):
         if isinstance(outcome, BrokenVideo):
             broken.append(outcome)
             ticker.advance(showing, [])
             continue
         backends.add(outcome.backends)
+        cache[outcome.cache] += 1
         rows = [_answer(plan, showing, index, text) for index, text in enumerate(outcome.texts)]
         log.append(rows)
         answers += rows
         ticker.advance(showing, rows)
     _write_predictions(plan, answers)
     result = _summarise(config, plan, answers, broken, backends, seconds=time.monotonic() - started)
+    result = replace(result, frame_cache={use: cache[use] for use in ("hit", "miss") if cache["hit"] + cache["miss"]})
     if config.log_to_mlflow:
         result = replace(result, mlflow_run_id=log_result(result, plan.directory / ANSWERS_NAME))
     result.write()

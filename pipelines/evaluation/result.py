@@ -43,7 +43,8 @@ class EvaluationResult:
     backends: what the model ran on in that attempt, a line per kind of machine.
     by_group: of a benchmark, its other groupings by name. micro, macro: the share of right answers, and the mean of the
     groups' shares; `overall` has the one that the protocol takes. settings: tokens, and of a benchmark the frames.
-    missing_parts: annotation files that a benchmark's folder lacks. scoring: which mean is `overall`, and of what.
+    missing_parts: annotation files that a benchmark's folder lacks. frame_cache: {"hit", "miss": videos}, of the last
+    attempt. scoring: which mean is `overall`, and of what.
     """
 
     name: str
@@ -74,6 +75,7 @@ class EvaluationResult:
     settings: Mapping[str, object] = field(default_factory=dict)
     missing_parts: tuple[str, ...] = ()
     scoring: Scoring = field(default_factory=Scoring)
+    frame_cache: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def metric_prefix(self) -> str:
