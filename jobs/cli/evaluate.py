@@ -144,7 +144,7 @@ def print_result(result: EvaluationResult) -> None:
 
 def _frame_cache(result: EvaluationResult) -> dict[str, str]:
     hits, misses = result.frame_cache.get("hit", 0), result.frame_cache.get("miss", 0)
-    return {"frame cache": f"{hits} videos read from it, {misses} decoded"} if hits + misses else {}
+    return {"frame cache": f"videos read from it: {hits}, decoded: {misses}"} if hits + misses else {}
 
 
 def _print_plan(plan: EvaluationPlan) -> None:

@@ -101,12 +101,24 @@ def _print_changed(kind: str, changed: Sequence[Changed], most: int) -> None:
     if not changed or not most:
         return
     rows = [
-        (_short(item.asked.text if item.asked else item.question), item.video, item.category,
+        (_short(item.asked.text if item.asked else item.question), item.video, time_of(item), item.category,
          item.prediction_a or "none", item.prediction_b or "none", item.answer)
         for item in changed[:most]
     ]  # fmt: skip
     more = f" (the first {most} of {len(changed)})" if len(changed) > most else ""
-    print_table(("question", "video", "category", "A said", "B said", "right"), rows, title=f"{kind}{more}")
+    print_table(("question", "video", "time", "category", "A said", "B said", "right"), rows, title=f"{kind}{more}")
+
+
+def time_of(item: Changed) -> str:
+    """The time that is asked about where it is published, else the part that was shown, else how long the video is."""
+    from pipelines.evaluation.why import clock
+
+    if item.asked is not None and item.asked.time:
+        return item.asked.time
+    clip = item.asked.clip if item.asked else None
+    if clip is not None and (clip.start_s is not None or clip.end_s is not None):
+        return f"{clock(clip.start_s or 0.0)} to {'its end' if clip.end_s is None else clock(clip.end_s)}"
+    return f"{clock(item.duration_s)} long" if item.duration_s else ""
 
 
 def _side(side: Side) -> str:

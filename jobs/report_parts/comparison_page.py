@@ -13,7 +13,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.cli.evaluate_compare import interval
+from jobs.cli.evaluate_compare import interval, time_of
 from jobs.report_parts.contact_sheet import clock, thumbnail
 from jobs.report_parts.difference_chart import difference_chart
 from jobs.report_parts.page import page, section, table, tile
@@ -126,17 +126,8 @@ def _example(item: Changed, viewer: FrameViewer) -> str:
             ("right", item.answer, ""),
         ],
     )
-    place = " · ".join(filter(None, (item.video, item.category, _part(item), item.question)))
+    place = " · ".join(filter(None, (item.video, item.category, time_of(item), item.question)))
     return f"<h3>{escape(place)}</h3><pre>{escape(text)}</pre>{_strip(item, viewer)}{said}"
-
-
-def _part(item: Changed) -> str:
-    """What of the video was shown."""
-    clip = item.asked.clip if item.asked else None
-    if clip is not None and (clip.start_s is not None or clip.end_s is not None):
-        end = "its end" if clip.end_s is None else clock(clip.end_s)
-        return f"{clock(clip.start_s or 0.0)} to {end}"
-    return f"{clock(item.duration_s)} long" if item.duration_s else ""
 
 
 def _strip(item: Changed, viewer: FrameViewer) -> str:

@@ -25,7 +25,7 @@ ASKED_NAME = "questions.jsonl"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskedQuestion:
-    """question: its key. text: as the model was asked. shown: the id of what it saw.
+    """question: its key. text: as the model was asked. shown: the id of what it saw. time: that is asked about, if published.
 
     data: URI of the dataset that has it as a sample; else clip and frames say what was shown, and how it was sampled.
     """
@@ -34,6 +34,7 @@ class AskedQuestion:
     text: str
     shown: str
     source_uri: str
+    time: str = ""
     data: str = ""
     clip: Clip | None = None
     frames: FrameRule | None = None
@@ -75,6 +76,7 @@ def _asked(plan: EvaluationPlan, config: EvaluationConfig) -> Iterator[AskedQues
                 text=question.text,
                 shown=source.id,
                 source_uri=clip.path if clip else source.source_uri,
+                time=question.time,
                 data=data,
                 clip=clip,
                 frames=frames,
