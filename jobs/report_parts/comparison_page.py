@@ -126,7 +126,7 @@ def _example(item: Changed, viewer: FrameViewer) -> str:
             ("right", item.answer, ""),
         ],
     )
-    place = " · ".join(filter(None, (item.video, item.category, time_of(item), item.question)))
+    place = " · ".join(filter(None, (item.video, time_of(item), item.category, item.question)))
     return f"<h3>{escape(place)}</h3><pre>{escape(text)}</pre>{_strip(item, viewer)}{said}"
 
 

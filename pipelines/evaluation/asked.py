@@ -25,7 +25,7 @@ ASKED_NAME = "questions.jsonl"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskedQuestion:
-    """question: its key. text: as the model was asked. shown: the id of what it saw. time: that is asked about, if published.
+    """question: its key. text: as the model was asked. shown: the id of what it saw. time: asked about, if published.
 
     data: URI of the dataset that has it as a sample; else clip and frames say what was shown, and how it was sampled.
     """

@@ -56,7 +56,7 @@ def decoded_pixels(planned: PlannedVideo, jpeg_quality: int, num_processes: int)
     return ahead(_pieces(files, planned.width, planned.height), _PIECES_AHEAD)
 
 
-def stored_pixels(frames: StoredFrames) -> Iterator[np.ndarray]:
+def stored_pixels(frames: StoredFrames) -> Generator[np.ndarray, None, None]:
     """uint8[N, H, W, 3] of consecutive frames of a sample."""
     size = _PIECE_FRAMES
     start = 0

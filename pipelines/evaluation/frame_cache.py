@@ -21,8 +21,9 @@ import shutil
 import time
 import zlib
 from collections.abc import Generator, Iterator, Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -53,7 +54,7 @@ class Shape(NamedTuple):
 class CacheEntry:
     """Frames that were found: to be read once, by `pieces`, which closes the file."""
 
-    def __init__(self, file: BinaryIO, shape: Shape) -> None:
+    def __init__(self, file: BufferedReader, shape: Shape) -> None:
         self._file = file
         self.num_frames = shape.num_frames
         self._shape = shape
@@ -204,7 +205,7 @@ def _alone_in(directory: Path) -> Iterator[None]:
         yield
 
 
-def _checked(file: BinaryIO) -> Shape | None:
+def _checked(file: BufferedReader) -> Shape | None:
     """The shape of an entry whose every byte is as it was written, else None. Raises OSError."""
     size = file.seek(0, os.SEEK_END)
     if size < _TAIL_BYTES:

@@ -121,7 +121,7 @@ def difference(pairs: Pairs, *, confidence: float = 0.95, num_draws: int = NUM_D
     gains = b.astype(np.float64) - a.astype(np.float64)
     names, video = np.unique(np.array(pairs.videos), return_inverse=True)
     low, high = _interval(
-        np.bincount(video, weights=gains)[:, None],
+        np.bincount(video, weights=gains).astype(np.float64)[:, None],
         np.bincount(video).astype(np.float64)[:, None],
         confidence,
         num_draws,

@@ -79,7 +79,7 @@ def test_of_a_benchmark_whose_video_went_away(model: Path, tmp_path: Path) -> No
     assert vamba("evaluate", "compare", "one", "two", "--html", page).exit_code == 0
     html = page.read_text()
     assert html.count("data:image/jpeg") == 3 * 6 and "6 of the 6 frames that were shown" in html
-    assert "category/summarization" in html and "abc · 00:01 · reasoning" in html and "Select the best answer" in html
+    assert "category/summarization" in html and "abc · 00:01 · " in html and "Select the best answer" in html
     (folder / "videos" / "-def.mp4").unlink()
     (folder / "videos" / "abc.mp4").write_bytes(b"no video any more")
     assert vamba("evaluate", "compare", "one", "two", "--html", page).exit_code == 0

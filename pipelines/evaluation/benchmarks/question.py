@@ -34,7 +34,7 @@ class BenchmarkQuestion:
     id: unique in the benchmark. video: what it is about; questions about one video are not independent.
     options: as the annotations have them; empty where the question's text lists them. answer: the right letter, ""
     where it is not published. groups: the values of each grouping, "category" being the main one. part: whose prompt
-    is used, in a benchmark made of others. time: of the video that is asked about, as published, "" where that is not said.
+    is used, in a benchmark made of others. time: that is asked about, "" where that is not published.
     published: the annotations' own fields, where a file goes back.
     """
 
