@@ -46,7 +46,7 @@ def read_request(number: int, arguments: Sequence[Any], documents: Mapping[str, 
     if len(visuals) != 1 or not isinstance(visuals[0], str):
         kinds = ", ".join(type(visual).__name__ for visual in visuals) or "none"
         raise ValueError(
-            f"Task {task}, document {doc_id}: this model is shown one video file with each question, and the task gives "
+            f"Task {task}, document {doc_id}: this model is shown one video file with each question, and the task has "
             f"{len(visuals)} visuals ({kinds}). Choose the task's variant that gives the path of a video."
         )
     if settings.get("do_sample") or settings.get("temperature") or settings.get("num_beams", 1) > 1:

@@ -38,7 +38,7 @@ def main(model: str, tasks: str, out: str, *names: str) -> None:
     )
     samples = {
         name: [
-            {"id": sample["doc"]["id"], "prompt": sample["input"], "raw": sample["resps"][0][0], "scored": sample}
+            {"prompt": sample["arguments"][0], "raw": sample["filtered_resps"][0], "scored": sample}
             for sample in found["samples"][name]
         ]
         for name in names
