@@ -45,8 +45,8 @@ test-fast: setup ## the tests without Ray, gloo processes and long runs
 	@scripts/promtool.sh
 	$(PYTEST) -n $(WORKERS) --dist loadfile -m "not ray and not distributed and not gpu and not slow and not faults and not services" $(T)
 
-services-test: setup ## the tests that start servers on loopback: MLflow, its webhooks
-	$(PYTEST) -m services tests
+services-test: setup ## the registry on real servers, started on loopback: PostgreSQL, S3 (SeaweedFS), MLflow
+	$(PYTEST) -m services tests/services
 
 faults: setup ## kill, stop, hang and fill up training in every way we know; ends with a table (KILLS=24)
 	VAMBA_TEST_KILLS=$(KILLS) $(PYTEST) tests/faults

@@ -77,6 +77,7 @@ def register_model(ref: str, name: str, *, store: str | None = None) -> Register
         name, source=source, run_id=_known_run(client, tags), tags=tags, await_creation_for=0
     )
     version = RegisteredVersion(name=name, version=str(made.version), source=source, tags=tags, created=True)
+    version = _first_of(client, version)
     _mark(model, version, files.digest)
     _note(client, log, version)
     return version
@@ -117,14 +118,32 @@ def _create_model(client: MlflowClient, name: str) -> None:
             raise
 
 
+def _first_of(client: MlflowClient, made: RegisteredVersion) -> RegisteredVersion:
+    """The version itself, or the one that another process made of the same model while this one copied its files.
+
+    MLflow numbers versions one after the other and has no condition that would keep a second one out. So both look
+    again: whoever has the higher number takes its version back, and both say the same.
+    """
+    known = _known_version(client, made.name, made.tags)
+    if known is None or known.version == made.version:
+        return made
+    client.delete_model_version(made.name, made.version)
+    return known
+
+
 def _known_version(client: MlflowClient, name: str, tags: Mapping[str, str]) -> RegisteredVersion | None:
-    """The version that has these files from this run."""
-    for known in client.search_model_versions(f"name = '{name}'"):
-        if all(known.tags.get(key, "") == tags.get(key, "") for key in ("model_digest", "run")):
-            return RegisteredVersion(
-                name=name, version=str(known.version), source=str(known.source), tags=known.tags, created=False
-            )
-    return None
+    """The first version that has these files from this run."""
+    same = [
+        known
+        for known in client.search_model_versions(f"name = '{name}'")
+        if all(known.tags.get(key, "") == tags.get(key, "") for key in ("model_digest", "run"))
+    ]
+    if not same:
+        return None
+    known = min(same, key=lambda version: int(version.version))
+    return RegisteredVersion(
+        name=name, version=str(known.version), source=str(known.source), tags=known.tags, created=False
+    )
 
 
 def _copy(directory: Path, store: str, name: str, files: ModelFiles) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,11 +63,13 @@ def send_model(directory: Path, storage: Storage) -> None:
         name = path.relative_to(directory).as_posix()
         if there.get(name) == path.stat().st_size:
             continue
-        # `put_file` takes the file away, so it gets a copy.
-        scratch = storage.scratch_dir(_INCOMING) / f"{os.getpid()}-{path.name}"
-        shutil.copyfile(path, scratch)
-        storage.put_file(name, scratch)
-    storage.delete_tree(_INCOMING)
+        # `put_file` takes the file away, so it gets a copy, of its own: another process may send the same model.
+        scratch = storage.scratch_dir(_INCOMING) / f"{secrets.token_hex(6)}-{path.name}"
+        try:
+            shutil.copyfile(path, scratch)
+            storage.put_file(name, scratch)
+        finally:
+            scratch.unlink(missing_ok=True)
 
 
 def _pieces(storage: Storage, path: str, size_bytes: int) -> Iterator[bytes]:

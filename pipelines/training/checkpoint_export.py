@@ -9,6 +9,9 @@ whether that is still the same.
 
 from __future__ import annotations
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +39,22 @@ def export_checkpoint(directory: RunDirectory, step: int) -> Path:
     if (target / "config.json").is_file():
         return target
     checkpoint = _intact(directory, step)
+    target.parent.mkdir(exist_ok=True)
+    with _alone(target):
+        if not (target / "config.json").is_file():
+            _write(directory, checkpoint, target)
+    return target
+
+
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Of several processes that export the same, one works and the others wait for what it makes."""
+    with target.with_name(f".{target.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _write(directory: RunDirectory, checkpoint: Checkpoint, target: Path) -> None:
     config = _config(directory)
     model = build_model(config)
     select_trained(model, config)
@@ -52,7 +71,6 @@ def export_checkpoint(directory: RunDirectory, step: int) -> Path:
         tokenizer_dir=tokenizer_directory(config),
         processing=config.reader.frames,
     )
-    return target
 
 
 def _intact(directory: RunDirectory, step: int) -> Checkpoint:

@@ -7,6 +7,7 @@ What a killed process left beside the target is removed by the next one of the s
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -36,17 +37,31 @@ def replacing(target: Path) -> Iterator[Path]:
 
 def _put_in_place(draft: Path, target: Path) -> None:
     old = draft.with_name(draft.name + "-old")
-    replaces = target.exists()
-    if replaces:
+    while not _replace(draft, target, old):
+        # Another process put its own there between our two steps: ours comes after it.
+        continue
+    shutil.rmtree(old, ignore_errors=True)
+    _sync(target.parent)
+
+
+def _replace(draft: Path, target: Path, old: Path) -> bool:
+    """False where somebody else was faster; the target is then theirs."""
+    shutil.rmtree(old, ignore_errors=True)
+    try:
         target.rename(old)
+    except FileNotFoundError:
+        replaces = False
+    else:
+        replaces = True
     try:
         draft.rename(target)
-    except OSError:
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
         if replaces:
             old.rename(target)
         raise
-    shutil.rmtree(old, ignore_errors=True)
-    _sync(target.parent)
+    return True
 
 
 def _remove_leftovers(target: Path, prefix: str) -> None:

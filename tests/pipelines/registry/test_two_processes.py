@@ -17,35 +17,9 @@ from pipelines.registry.audit_check import find_problems
 from pipelines.registry.register import register_model
 from pipelines.registry.tracking import open_client
 from tests.pipelines.evaluation.needle_data import write_model
+from tests.pipelines.registry.at_once import PROMOTE, REGISTER
 
 pytestmark = pytest.mark.slow
-
-# Judged, and not yet claimed: here each waits until the other one has judged too.
-PROMOTE = """
-import sys, time
-from pathlib import Path
-from pipelines.registry import promote, verification
-from pipelines.registry.config import PromotionConfig
-
-version, here, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-verification.load_problem = lambda directory: ""
-keep = promote.keep_decision
-
-def after_both(*arguments, **named):
-    (folder / f"judged-{here}").touch()
-    deadline = time.monotonic() + 120
-    while len(list(folder.glob("judged-*"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return keep(*arguments, **named)
-
-promote.keep_decision = after_both
-try:
-    outcome = promote.promote(PromotionConfig(target=f"toy/{version}"), force=True, reason="test")
-except Exception as error:
-    print(type(error).__name__, error)
-    sys.exit(getattr(error, "exit_code", 99))
-print("moved" if outcome.moved else outcome.decision)
-"""
 
 KILLED = """
 import os, signal, sys
@@ -84,7 +58,7 @@ def test_one_wins_and_the_other_is_told(two_versions: Path, tmp_path: Path) -> N
     barrier.mkdir()
     both = [
         subprocess.Popen(
-            [sys.executable, "-c", PROMOTE, version, version, str(barrier)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", PROMOTE, f"toy/{version}", version, str(barrier)], stdout=subprocess.PIPE, text=True
         )
         for version in ("1", "2")
     ]
@@ -117,3 +91,25 @@ def test_a_promotion_that_was_killed_is_completed_by_the_same_command(
     assert history.holders(open_audit_log().entries(), "toy", "champion") == ["1", "2"]
     interrupted = [entry.body for entry in open_audit_log().entries() if entry.body["action"] == history.INTERRUPT]
     assert [(line["version"], line["holder"]) for line in interrupted] == [("2", "2")]
+
+
+@pytest.mark.parametrize("with_store", [False, True], ids=["in place", "copied"])
+def test_two_registrations_of_a_run_make_one_version(
+    run: Path, tmp_path: Path, with_store: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if with_store:
+        monkeypatch.setenv("VAMBA_MODELS", str(tmp_path / "store"))
+    barrier = tmp_path / "barrier"
+    barrier.mkdir()
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", REGISTER, "stage2", "toy", number, str(barrier)], stdout=subprocess.PIPE, text=True
+        )
+        for number in "12"
+    ]
+    said = [process.communicate(timeout=180)[0].strip() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sorted(said) == ["models:/toy/1 False", "models:/toy/1 True"]
+    assert [str(item.version) for item in open_client().search_model_versions("name = 'toy'")] == ["1"]
+    assert [entry.body["action"] for entry in open_audit_log().entries()] == [history.REGISTER]
+    assert find_problems("toy") == []
