@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -59,6 +60,10 @@ def test_of_a_dataset(model: Path, tmp_path: Path) -> None:
     html = page.read_text()
     assert not re.search(r"(src|href)=\"(?!data:)", html) and "<script" not in html and "@import" not in html
     assert html.count("data:image/jpeg") == 3 * 8, "two wins and a loss, eight frames each"
+    (chart,) = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
+    places = [float(dot.attrib["cx"]) for dot in ElementTree.fromstring(chart).iter("circle")]
+    assert places[0] == pytest.approx(places[1]) and len(places) == 4, "micro, macro and two categories"
+    assert min(places) > 290 + (1000 - 190 - 290) / 2, "B is better everywhere: right of the middle"
     assert "&lt;b&gt;" in html and "<b>E</b>" not in html
     assert "8 of the 12 frames that were shown" in html and "0:00:11" in html
     answered = json.loads(vamba("evaluate", "compare", "one", "two", "--json").output)
