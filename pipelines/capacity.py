@@ -9,14 +9,20 @@ what is not there. A worker runs on one node, so nodes are counted one by one.
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 _OWN_KIND = re.compile(r"node_[0-9a-f]{20,}")
 _GROUP_LABEL = "ray.io/node-group"
+# Where Ray's first autoscaler keeps its report; the dashboard reads it there, too.
+_AUTOSCALER_STATUS = "__autoscaling_status"
+PATIENCE_S = 30.0
+_POLL_S = 1.0
 
 if TYPE_CHECKING:
     from pipelines.evaluation.config import EvaluationConfig
@@ -121,11 +127,32 @@ def grows(status: Mapping[str, Any] | None, labels: Sequence[Mapping[str, str]])
     return any(not _OWN_KIND.fullmatch(kind) for kind in kinds) or any(_GROUP_LABEL in entry for entry in labels)
 
 
-def connected_nodes() -> list[Node]:
-    """Of the cluster that this process is connected to."""
-    import ray
+def require_room_here(needs: Needs, notice: Callable[[str], None], *, patience_s: float = PATIENCE_S) -> None:
+    """The same of the cluster that this process is connected to.
 
-    return [node_of(entry["Resources"]) for entry in ray.nodes() if entry["Alive"]]
+    A node that is just coming back is waited for, and so is an autoscaler, for as long as it takes.
+    """
+    import ray
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    deadline, told = time.monotonic() + patience_s, False
+    while True:
+        entries = [entry for entry in ray.nodes() if entry["Alive"]]
+        try:
+            require_room(needs, [node_of(entry["Resources"]) for entry in entries], where="the cluster")
+        except ValueError as error:
+            status = json.loads(_internal_kv_get(_AUTOSCALER_STATUS) or "null")
+            if grows(status, [entry.get("Labels") or {} for entry in entries]):
+                notice(f"{error} It has an autoscaler: waiting for nodes.")
+                return
+            if time.monotonic() > deadline:
+                raise
+            if not told:
+                notice(f"{error} Looking for more nodes for {patience_s:g} s.")
+                told = True
+            time.sleep(_POLL_S)
+        else:
+            return
 
 
 def node_of(resources: Mapping[str, float]) -> Node:

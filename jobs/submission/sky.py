@@ -37,10 +37,10 @@ def plan_sky(job: Job, options: Options) -> Submission:
     task: dict[str, Any] = yaml.safe_load(template.read_text(encoding="utf-8"))
     placed = {path: place_in_tree(path, sent) for path in job.files}
     entrypoint = replace(job, words=job.with_files(placed)).entrypoint("vamba")
-    needs = job.needs(has_gpus=options.accelerators is not None)
+    needs = job.needs(has_gpus=options.profile != "dev" or options.accelerators is not None)
     node, accelerator, number = _machines(needs, options)
     resources = task["resources"]
-    resources["use_spot"] = options.profile == "spot"
+    resources["use_spot"] = options.profile == "spot" and needs is not None
     resources["cpus"], resources["memory"] = f"{math.ceil(node.cpus)}+", f"{math.ceil(node.cpus) * _GIB_PER_CPU}+"
     extra = {
         "accelerators": accelerator,

@@ -31,6 +31,7 @@ from pipelines.ingest.summary import IngestSummary, Made, summarise
 from pipelines.ingest.tasks import decode_tasks, probe_tasks
 from pipelines.ingest.tracking import Tracker
 from pipelines.ingest.types import PlannedVideo, ShardPlan, shard_number
+from pipelines.capacity import ingest_needs, require_room_here
 from pipelines.ray_session import num_cores, ray_session
 from pipelines.storage import Storage, open_storage
 from vamba.data.manifest import Failure
@@ -101,6 +102,8 @@ class _Ray:
         address = self._config.ray_address
         self._progress.note("starting Ray" if address is None else f"connecting to Ray at {address}")
         self._session.enter_context(ray_session(address, self._config.num_cpus))
+        if address is not None:
+            require_room_here(ingest_needs(), self._progress.note)
         self._is_started = True
 
 
