@@ -17,7 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-_OWN_KIND = re.compile(r"node_[0-9a-f]{20,}")
+_OWN_KIND = re.compile(r"node_?[0-9A-Fa-f]{20,}")
+_NODES_BY_KIND = ("active_nodes", "idle_nodes", "activeNodes", "idleNodes")
 _GROUP_LABEL = "ray.io/node-group"
 # Where Ray's first autoscaler keeps its report; the dashboard reads it there, too.
 _AUTOSCALER_STATUS = "__autoscaling_status"
@@ -119,10 +120,12 @@ def grows(status: Mapping[str, Any] | None, labels: Sequence[Mapping[str, str]])
     """Whether an autoscaler may add nodes: by what Ray's first autoscaler writes down about kinds of nodes, and by the
     node group that the second one's nodes are labelled with. How many it may add is told nowhere.
 
-    status: the cluster's, as its dashboard has it; None where no autoscaler wrote one. labels: of each node.
+    status: the cluster's, as Ray keeps it, or in the spelling of the dashboard; None where there is none. labels: of
+    each node.
     """
-    report = (status or {}).get("autoscalerReport") or {}
-    kinds = {*(report.get("activeNodes") or {}), *(report.get("idleNodes") or {})}
+    status = status or {}
+    report = status.get("autoscaler_report") or status.get("autoscalerReport") or {}
+    kinds = {kind for name in _NODES_BY_KIND for kind in report.get(name) or {}}
     # A monitor without an autoscaler names each node after itself.
     return any(not _OWN_KIND.fullmatch(kind) for kind in kinds) or any(_GROUP_LABEL in entry for entry in labels)
 

@@ -94,7 +94,8 @@ class Kubernetes:
         if not pods:
             raise ConnectionError(f"The head of {identity} is not there now; try again once it is back.")
         head = pods[0]["metadata"]["name"]
-        self._kubectl("exec", head, "-c", "ray-head", "--", "ray", "job", "stop", str(submitted), "--no-wait")
+        stop = ("ray", "job", "stop", "--address", "http://127.0.0.1:8265", "--no-wait", str(submitted))
+        self._kubectl("exec", head, "-c", "ray-head", "--", *stop)
         return f"{identity} was asked to save and end; it has 60 s for that. The same command continues it."
 
     def _find(self, name: str) -> dict[str, Any] | None:

@@ -83,7 +83,7 @@ class RayCluster:
         if needs is None:
             return
         # Ray has no public function for this one.
-        status = client._do_request("GET", "/api/cluster_status").json()["data"].get("cluster_status")
+        status = client._do_request("GET", "/api/cluster_status").json()["data"].get("clusterStatus")
         try:
             require_room(needs, nodes, where=f"the cluster at {self._url}")
         except ValueError as error:
@@ -100,13 +100,19 @@ class RayCluster:
         # The patterns of `sent_files` say what is left out; Ray's own list would only add a warning.
         os.environ["RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES"] = ""
         import requests
+        from ray.exceptions import RayError
         from ray.job_submission import JobSubmissionClient
+        from ray.util.state.exception import RayStateApiException
 
         # Ray tells file by file what it packs, through loggers that set their own levels.
         logging.disable(logging.WARNING)
         try:
             yield JobSubmissionClient(self._url)
-        except (ConnectionError, RuntimeError, requests.RequestException) as error:
+        except (ConnectionError, RuntimeError, RayError, RayStateApiException, requests.RequestException) as error:
+            if "does not exist" in str(error):
+                raise ValueError(
+                    f"The cluster at {self._url} knows no job of that name: see {self._url}/#/jobs."
+                ) from error
             derived = f" (from {self._to}; if its dashboard is elsewhere, name that)" if "ray://" in self._to else ""
             raise ConnectionError(
                 f"The cluster at {self._url}{derived} refuses: {' '.join(str(error).split())[:300]} Check the address, "

@@ -77,7 +77,7 @@ def plan_sky(job: Job, options: Options) -> Submission:
         },
         environment={name: value for name, value in environment.items() if name != "VAMBA_COMMAND"},
         secrets=dict.fromkeys(ordered["secrets"], "from the environment of whoever launches"),
-        image=options.image or "SkyPilot's own, with requirements/*.lock installed by `setup`",
+        image=f"{options.image or 'that of SkyPilot'}, with requirements/*.lock installed by `setup`",
         sent=sent,
         documents=(ordered,),
     )

@@ -13,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pipelines.capacity import evaluation_needs, require_room_here
 from pipelines.evaluation.answering import Answerer, Reply
 from pipelines.evaluation.config import EvaluationConfig
 from pipelines.evaluation.plan import Showing
 from pipelines.evaluation.questions import BrokenVideo
 from pipelines.evaluation.show import show
-from pipelines.capacity import evaluation_needs, require_room_here
 from pipelines.ray_session import ray_session
 
 _MAX_RESTARTS = 3

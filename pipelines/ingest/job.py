@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 
+from pipelines.capacity import ingest_needs, require_room_here
 from pipelines.ingest.batches import Position, next_position, shards_of_batch, take_batch
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.extension import Request, Work, find_work, is_current, work_key
@@ -31,7 +32,6 @@ from pipelines.ingest.summary import IngestSummary, Made, summarise
 from pipelines.ingest.tasks import decode_tasks, probe_tasks
 from pipelines.ingest.tracking import Tracker
 from pipelines.ingest.types import PlannedVideo, ShardPlan, shard_number
-from pipelines.capacity import ingest_needs, require_room_here
 from pipelines.ray_session import num_cores, ray_session
 from pipelines.storage import Storage, open_storage
 from vamba.data.manifest import Failure
