@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 _OWN_KIND = re.compile(r"node_?[0-9A-Fa-f]{20,}")
-_NODES_BY_KIND = ("active_nodes", "idle_nodes", "activeNodes", "idleNodes")
+# From RAY_NODE_TYPE_NAME, with which cluster launchers and KubeRay start nodes.
 _GROUP_LABEL = "ray.io/node-group"
+_NODES_BY_KIND = ("active_nodes", "idle_nodes", "activeNodes", "idleNodes")
 # Where Ray's first autoscaler keeps its report; the dashboard reads it there, too.
 _AUTOSCALER_STATUS = "__autoscaling_status"
 PATIENCE_S = 30.0
@@ -118,7 +119,7 @@ def require_room(needs: Needs, nodes: Sequence[Node], *, where: str) -> None:
 
 def grows(status: Mapping[str, Any] | None, labels: Sequence[Mapping[str, str]]) -> bool:
     """Whether an autoscaler may add nodes: by what Ray's first autoscaler writes down about kinds of nodes, and by the
-    node group that the second one's nodes are labelled with. How many it may add is told nowhere.
+    kind that nodes of the second one are started with. How many it may add is told nowhere.
 
     status: the cluster's, as Ray keeps it, or in the spelling of the dashboard; None where there is none. labels: of
     each node.
@@ -145,7 +146,7 @@ def require_room_here(needs: Needs, notice: Callable[[str], None], *, patience_s
             require_room(needs, [node_of(entry["Resources"]) for entry in entries], where="the cluster")
         except ValueError as error:
             status = json.loads(_internal_kv_get(_AUTOSCALER_STATUS) or "null")
-            if grows(status, [entry.get("Labels") or {} for entry in entries]):
+            if grows(status, [entry["Labels"] for entry in entries]):
                 notice(f"{error} It has an autoscaler: waiting for nodes.")
                 return
             if time.monotonic() > deadline:

@@ -1,7 +1,7 @@
 """Through the Jobs API of a running Ray cluster: what is sent. `ray_cluster.py` sends it.
 
 The entrypoint is the same command that runs locally, `python -m jobs …`, started in a copy of the source tree, with
-`--address auto` so that it uses the cluster it runs on. Credentials are never sent: the cluster has its own.
+`--address auto` so that it uses the cluster it runs on. The cluster has credentials of its own.
 """
 
 from __future__ import annotations

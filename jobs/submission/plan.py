@@ -104,10 +104,12 @@ def given_variables(assignments: Sequence[str]) -> dict[str, str]:
 
 def forwarded_variables(*names: str) -> dict[str, str]:
     """Those of the variables that are set here."""
-    found = {name: os.environ[name] for name in names if name in os.environ}
-    for name, value in found.items():
-        _require_no_secret(name, value)
-    return found
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def holds_credentials(value: str) -> bool:
+    """Whether it is an address with a user or password."""
+    return "@" in value and redacted(value) != value
 
 
 def _require_no_secret(name: str, value: str) -> None:
@@ -117,7 +119,7 @@ def _require_no_secret(name: str, value: str) -> None:
             f"{name} looks like a secret, and whoever sees the job would see its value: let the cluster have it as a "
             "secret, named with --secret (Kubernetes, SkyPilot) or set where its nodes start."
         )
-    if redacted(value) != value and "@" in value:
+    if holds_credentials(value):
         raise ValueError(
             f"{name} holds an address with a user or password ({redacted(value)}), and whoever sees the job would see "
             "it: leave them out there, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or what belongs "

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.submission.jobs_api import dashboard_of
 from jobs.submission.place import Note
-from jobs.submission.plan import Submission
+from jobs.submission.plan import Submission, holds_credentials
 from jobs.submission.sent_files import EXCLUDES
 from pipelines.capacity import grows, node_of, require_room
 from pipelines.ray_session import set_auth_mode
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 _NO_AGENT_YET = "No available agent"
 _AGENT_PATIENCE_S = 20.0
 _EXIT_CODE = re.compile(r"exit code (\d+)")
-_MOST_NODES = 10_000
 
 
 class RayCluster:
@@ -41,6 +40,9 @@ class RayCluster:
 
     def send(self, submission: Submission, *, check: bool, note: Note) -> str:
         with self._client() as client:
+            for name, value in submission.environment.items():
+                if holds_credentials(value):
+                    note(f"{name} holds a password, which the cluster's dashboard shows to whoever sees the job")
             if check:
                 self._check(client, submission, note)
             return _submit_when_ready(client, submission)
@@ -75,19 +77,17 @@ class RayCluster:
 
     def _check(self, client: Any, submission: Submission, note: Note) -> None:
         """A cluster that grows is not refused: nobody tells how far. The job looks again where it runs."""
-        from ray.util.state import list_nodes
-
-        found = list_nodes(address=self._url, limit=_MOST_NODES, filters=[("state", "=", "ALIVE")])
-        nodes = [node_of(entry.resources_total) for entry in found]
+        found = [entry["raylet"] for entry in _data(client, "/nodes?view=summary")["summary"]]
+        found = [entry for entry in found if entry["state"] == "ALIVE"]
+        nodes = [node_of(entry["resourcesTotal"]) for entry in found]
         needs = submission.job.needs(has_gpus=any(node.gpus for node in nodes))
         if needs is None:
             return
-        # Ray has no public function for this one.
-        status = client._do_request("GET", "/api/cluster_status").json()["data"].get("clusterStatus")
+        status = _data(client, "/api/cluster_status").get("clusterStatus")
         try:
             require_room(needs, nodes, where=f"the cluster at {self._url}")
         except ValueError as error:
-            if not grows(status, [entry.labels or {} for entry in found]):
+            if not grows(status, [entry["labels"] for entry in found]):
                 raise ValueError(f"{error} To send it all the same: --no-capacity-check.") from None
             note(f"{error} It has an autoscaler, so the job is sent and waits for nodes.")
 
@@ -99,16 +99,14 @@ class RayCluster:
         os.environ.pop("RAY_ADDRESS", None)
         # The patterns of `sent_files` say what is left out; Ray's own list would only add a warning.
         os.environ["RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES"] = ""
-        import requests
         from ray.exceptions import RayError
         from ray.job_submission import JobSubmissionClient
-        from ray.util.state.exception import RayStateApiException
 
         # Ray tells file by file what it packs, through loggers that set their own levels.
         logging.disable(logging.WARNING)
         try:
             yield JobSubmissionClient(self._url)
-        except (ConnectionError, RuntimeError, RayError, RayStateApiException, requests.RequestException) as error:
+        except (OSError, RuntimeError, RayError) as error:
             if "does not exist" in str(error):
                 raise ValueError(
                     f"The cluster at {self._url} knows no job of that name: see {self._url}/#/jobs."
@@ -118,6 +116,13 @@ class RayCluster:
                 f"The cluster at {self._url}{derived} refuses: {' '.join(str(error).split())[:300]} Check the address, "
                 f"and that RAY_AUTH_MODE, which is {mode} here, and the token are what the cluster was started with."
             ) from error
+
+
+def _data(client: Any, path: str) -> Any:
+    """What the dashboard answers. The client adds the token; it has no public method for what is not about jobs."""
+    response = client._do_request("GET", path)
+    response.raise_for_status()
+    return response.json()["data"]
 
 
 def _submit_when_ready(client: Any, submission: Submission) -> str:

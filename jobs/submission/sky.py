@@ -7,7 +7,6 @@ tree itself (`workdir`), without what `.skyignore` names.
 from __future__ import annotations
 
 import math
-import os
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import yaml
 
 from jobs.submission.job import Job
-from jobs.submission.plan import Options, Submission, forwarded_variables
+from jobs.submission.plan import Options, Submission, forwarded_variables, holds_credentials
 from jobs.submission.sent_files import place_in_tree, sent_files
 from pipelines.capacity import Needs, Node, require_room
 
@@ -25,6 +24,7 @@ _DEFAULT_ACCELERATORS = ("H100", 8)
 _CPU_NODE = 16
 _GIB_PER_CPU = 4
 _SECRETS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
+_FORWARDED = ("MLFLOW_TRACKING_URI", *_SECRETS)
 
 
 def plan_sky(job: Job, options: Options) -> Submission:
@@ -50,9 +50,11 @@ def plan_sky(job: Job, options: Options) -> Submission:
     task["resources"] = {**{key: value for key, value in extra.items() if value}, **resources}
     task["num_nodes"] = number
     task["name"] = job.short_name(_NAME_LENGTH)
+    known = forwarded_variables(*_FORWARDED)
+    secret = [name for name, value in known.items() if name in _SECRETS or holds_credentials(value)]
     environment = {
         **task["envs"],
-        **forwarded_variables("MLFLOW_TRACKING_URI"),
+        **{name: value for name, value in known.items() if name not in secret},
         **options.environment,
         "VAMBA_COMMAND": entrypoint,
     }
@@ -62,7 +64,7 @@ def plan_sky(job: Job, options: Options) -> Submission:
             "give --env VAMBA_NFS=HOST:/PATH (EFS, Filestore), or take one machine that is large enough "
             "(--accelerators, --nodes 1)."
         )
-    names = (*task["secrets"], *options.secrets, *(name for name in _SECRETS if name in os.environ))
+    names = (*task["secrets"], *options.secrets, *secret)
     task["envs"], task["secrets"] = environment, dict.fromkeys(names)
     ordered = {"name": task.pop("name"), "workdir": str(options.working_dir), **task}
     return Submission(

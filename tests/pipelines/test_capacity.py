@@ -61,12 +61,12 @@ NODE = "ab12" * 14
 @pytest.mark.parametrize(
     ("status", "labels", "expected"),
     [
-        (None, [{}], False),
+        (None, [{}, {}], False),
         ({"autoscaler_report": {"active_nodes": {f"node_{NODE}": 1}, "idle_nodes": None}}, [{}], False),
         ({"autoscalerReport": {"activeNodes": {f"node{NODE.title()}": 1}}}, [{}], False),
         ({"autoscaler_report": {"active_nodes": {"ray.head.default": 1}}}, [{}], True),
         ({"autoscalerReport": {"activeNodes": {}, "idleNodes": {"gpu": 2}}}, [{}], True),
-        (None, [{"ray.io/node-group": "train"}], True),
+        (None, [{}, {"ray.io/node-group": "train"}], True),
     ],
 )
 def test_an_autoscaler_is_told_from_none(status: Any, labels: list[dict[str, str]], expected: bool) -> None:

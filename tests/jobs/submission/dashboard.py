@@ -33,10 +33,8 @@ class Dashboard:
         path = path.partition("?")[0]
         if path == "/api/version":
             return {"version": "4", "ray_version": "2.60.0", "ray_commit": "x", "session_name": "s"}
-        if path == "/api/v0/nodes":
-            rows = [_node(number, resources) for number, resources in enumerate(self.nodes)]
-            counts = dict.fromkeys(("total", "num_after_truncation", "num_filtered"), len(rows))
-            return _data({"result": {"result": rows, "partial_failure_warning": "", "warnings": None, **counts}})
+        if path == "/nodes":
+            return _data({"summary": [{"raylet": _node(resources)} for resources in self.nodes]})
         if path == "/api/cluster_status":
             report = {"activeNodes": dict.fromkeys(self.kinds, 1)} if self.kinds else None
             return _data({"clusterStatus": report and {"autoscalerReport": report}})
@@ -55,11 +53,8 @@ def _data(content: dict[str, Any]) -> dict[str, Any]:
     return {"result": True, "msg": "", "data": content}
 
 
-def _node(number: int, resources: dict[str, float]) -> dict[str, Any]:
-    return {
-        "node_id": f"{number:056x}", "node_ip": "10.0.0.1", "is_head_node": not number, "state": "ALIVE",
-        "state_message": "", "node_name": "", "resources_total": resources, "labels": {},
-    }  # fmt: skip
+def _node(resources: dict[str, float]) -> dict[str, Any]:
+    return {"state": "ALIVE", "resourcesTotal": resources, "labels": {}}
 
 
 @contextmanager

@@ -71,8 +71,12 @@ def test_no_secret_is_shown_or_sent(monkeypatch: pytest.MonkeyPatch) -> None:
         refused = vamba("submit", "train", *WORDS["train"], "--env", option, "--dry-run")
         assert refused.exit_code == 2 and planted not in refused.output, option
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"https://u:{planted}@mlflow.example.com")
-    refused = vamba("submit", "train", *WORDS["train"], "--dry-run")
-    assert refused.exit_code == 2 and "MLFLOW_TRACKING_USERNAME" in refused.stderr and planted not in refused.output
+    for to in (URL, "sky", "kuberay"):
+        done = vamba("submit", "train", *WORDS["train"], "--to", to, "--dry-run")
+        assert done.exit_code == 0 and planted not in done.output
+    assert (
+        yaml.safe_load(vamba("submit", "promote", "x", "--to", "sky").stdout)["secrets"]["MLFLOW_TRACKING_URI"] is None
+    )
 
 
 @pytest.mark.parametrize(
