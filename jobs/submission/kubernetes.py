@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jobs.submission.manifests import manifest_text
-from jobs.submission.place import Note
+from jobs.submission.place import STOPPED, Note
 from jobs.submission.plan import Submission
 
 _POLL_S = 2.0
@@ -146,5 +146,7 @@ def _exit_code(job: Mapping[str, Any]) -> int:
     status = job.get("status", {})
     if status.get("jobStatus") == "SUCCEEDED":
         return 0
+    if status.get("jobStatus") == "STOPPED":
+        return STOPPED
     found = _EXIT_CODE.search(str(status.get("message", "")))
     return int(found[1]) if found else 1

@@ -7,6 +7,8 @@ from typing import Protocol
 
 from jobs.submission.plan import Submission
 
+# Of a job that was asked to save and end, as where it runs: the same command continues it.
+STOPPED = 75
 Note = Callable[[str], None]
 
 

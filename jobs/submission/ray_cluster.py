@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from jobs.submission.jobs_api import dashboard_of
-from jobs.submission.place import Note
+from jobs.submission.place import STOPPED, Note
 from jobs.submission.plan import Submission, holds_credentials
 from jobs.submission.sent_files import EXCLUDES
 from pipelines.capacity import grows, node_of, require_room
@@ -154,6 +154,8 @@ def _exit_code(info: JobDetails) -> int:
 
     if info.status == JobStatus.SUCCEEDED:
         return 0
+    if info.status == JobStatus.STOPPED:
+        return STOPPED
     if info.driver_exit_code:
         return int(info.driver_exit_code)
     found = _EXIT_CODE.search(info.message or "")

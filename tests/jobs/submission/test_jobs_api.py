@@ -163,6 +163,8 @@ def test_state_and_end_of_a_job(serve: Callable[..., Dashboard]) -> None:
     dashboard.job = {"status": "FAILED", "driver_exit_code": 75, "end_time": 2000, "message": "exit code 75"}
     assert cluster.status("job_1")["exit code"] == "75"
     assert "ended already" in cluster.stop("job_1")
+    dashboard.job = {"status": "STOPPED", "end_time": 2000, "message": "Job was intentionally stopped."}
+    assert cluster.status("job_1")["exit code"] == "75"
     with pytest.raises(ValueError, match="knows no job of that name"):
         cluster.status("job_2")
 

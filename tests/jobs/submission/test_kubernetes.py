@@ -103,6 +103,7 @@ def test_what_kubernetes_refuses_is_told_in_its_words(cluster: Cluster) -> None:
     [
         (_job("Complete", jobStatus="SUCCEEDED"), 0),
         (_job("Failed", jobStatus="FAILED", message="Job entrypoint command failed with exit code 3, last logs"), 3),
+        (_job("Complete", jobStatus="STOPPED"), 75),
         (_job("Failed", message="deadline exceeded"), 1),
     ],
 )
