@@ -72,6 +72,11 @@ def submit(
         infra=infra,
     )
     submission = plan_submission(read_job(job, context.args), options)
+    for path in submission.job.relative_paths():
+        SESSION.note(
+            f"{path!r} is a relative path, and the job starts in another directory: unless it is among the files "
+            "that are sent, give an absolute path on storage that every node mounts, or a URI (s3://…)"
+        )
     if dry_run or write is not None or to == "sky":
         _show(submission, write, dry_run=dry_run, list_files=list_files)
     else:
@@ -107,7 +112,8 @@ def _next(submission: Submission, write: Path | None) -> str:
         command = launch_command(submission, file)
     else:
         command = shlex.join(["kubectl", "create", "-f", str(file)])
-    return command if write else f"{command} (with this output in {file}, or --write {file})"
+        command += f", then vamba jobs logs {submission.name} --to kuberay --namespace {submission.namespace}"
+    return command if write else f"{command} (with this output in {file}: --write {file})"
 
 
 def _send(submission: Submission, *, detach: bool, check: bool) -> None:

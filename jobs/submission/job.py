@@ -50,6 +50,17 @@ class Job:
             return evaluation_needs(self.config, has_gpus=has_gpus)
         return ingest_needs()
 
+    def relative_paths(self) -> tuple[str, ...]:
+        """Data that its words place relative to the working directory, which is another one where it runs."""
+        config = self.config
+        named = {
+            "train": lambda: (config.data,),
+            "ingest": lambda: (*config.sources, config.conversations, config.out),
+            "evaluate": lambda: (config.data,),
+            "promote": lambda: (),
+        }[self.verb]()
+        return tuple(value for value in named if value and "://" not in value and not Path(value).is_absolute())
+
     def short_name(self, most: int) -> str:
         """`vamba-VERB-NAME` of lower-case letters, digits and dashes, which Kubernetes and clouds take, for this and no
         other name."""

@@ -131,6 +131,11 @@ def test_ctrl_c_detaches_and_says_how_to_come_back(monkeypatch: pytest.MonkeyPat
     assert "job_1 goes on" in vamba("jobs", "logs", "job_1").stderr
 
 
+def test_a_relative_path_is_pointed_out() -> None:
+    done = vamba("submit", "ingest", "videos", "--out", "/mnt/data", "--dry-run")
+    assert done.exit_code == 0 and "'videos' is a relative path" in done.stderr and "/mnt/data' is" not in done.stderr
+
+
 def test_jobs_of_skypilot_are_followed_by_its_own_commands() -> None:
     done = vamba("jobs", "status", "x", "--to", "sky")
     assert done.exit_code == 2 and "sky jobs logs" in done.stderr
