@@ -52,6 +52,10 @@ class Needs:
         """What one worker is given, in words."""
         return f"{counted(self.cpus, 'CPU')}" + (f" and {counted(self.gpus, 'GPU')}" if self.gpus else "")
 
+    def words(self, number: int) -> str:
+        """So many of the workers: "8 workers of 1 CPU and 1 GPU each"."""
+        return f"{counted(number, 'worker')} of {self.each()}{'' if number == 1 else ' each'}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
@@ -112,7 +116,7 @@ def require_room(needs: Needs, nodes: Sequence[Node], *, where: str) -> None:
     has = f"{counted(gpus, 'GPU')} and {counted(cpus, 'CPU')}" if needs.gpus else counted(cpus, "CPU")
     fits = f"room for {sum(rooms)}: add nodes" if any(rooms) else f"none with {needs.each()}: take larger ones"
     raise ValueError(
-        f"{needs.job} needs {total} ({counted(needs.fewest, 'worker')} of {needs.each()} each), and {where} has {has} "
+        f"{needs.job} needs {total} ({needs.words(needs.fewest)}), and {where} has {has} "
         f"on {counted(len(nodes), 'node')}, {fits}, or {needs.remedy}."
     )
 

@@ -43,7 +43,9 @@ def _needs(submission: Submission) -> str:
         together += f" and {counted(needs.workers * needs.gpus, 'GPU')}"
     memory = "" if needs.gpu_memory_gb is None else f", GPUs of {needs.gpu_memory_gb:g} GiB"
     fewest = f", {needs.fewest} to begin with" if needs.fewest < needs.workers else ""
-    return f"{counted(needs.workers, 'worker')} of {needs.each()} each, together {together}{memory}{fewest}"
+    chosen = getattr(submission.job.config, "device", "") == "auto" and not submission.documents
+    gpus = ", and a GPU each where the cluster has any" if chosen else ""
+    return f"{needs.words(needs.workers)}, together {together}{gpus}{memory}{fewest}"
 
 
 def _files(sent: SentFiles, *, list_files: bool) -> Iterator[tuple[str, str]]:

@@ -65,7 +65,10 @@ def plan_kuberay(job: Job, options: Options) -> Submission:
         name=name,
         namespace=ray_job["metadata"]["namespace"],
         needs=needs,
-        resources=dict(_resources(ray_job, options.profile)),
+        resources={
+            **dict(_resources(ray_job, options.profile)),
+            "settings": "every variable of the ConfigMap vamba (base/platform/settings.yaml), in all pods",
+        },
         environment=environment,
         secrets=dict(_secrets(ray_job)),
         image=", ".join(sorted({container["image"] for container in _containers(ray_job)})),
