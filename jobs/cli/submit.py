@@ -40,7 +40,7 @@ def submit(
     list_files: Annotated[bool, typer.Option("--list-files", help="With --dry-run: every file.")] = False,
     write: Annotated[Path | None, typer.Option(help="Write the manifest there; send nothing.", metavar="FILE")] = None,
     no_capacity_check: Annotated[
-        bool, typer.Option("--no-capacity-check", help="Send although the cluster's nodes are too few now.")
+        bool, typer.Option("--no-capacity-check", help="Send what the place can't hold now.")
     ] = False,
 ) -> None:
     """Run a job elsewhere exactly as it would run here, and follow its log. Its exit code becomes this one's.
@@ -70,17 +70,22 @@ def submit(
         secrets=tuple(secret or ()),
         accelerators=accelerators,
         infra=infra,
+        capacity_check=not no_capacity_check,
     )
     submission = plan_submission(read_job(job, context.args), options)
+    _tell_relative_paths(submission)
+    if dry_run or write is not None or to == "sky":
+        _show(submission, write, dry_run=dry_run, list_files=list_files)
+    else:
+        _send(submission, detach=detach, check=options.capacity_check)
+
+
+def _tell_relative_paths(submission: Submission) -> None:
     for path in submission.job.relative_paths():
         SESSION.note(
             f"{path!r} is a relative path, and the job starts in another directory: unless it is among the files "
             "that are sent, give an absolute path on storage that every node mounts, or a URI (s3://…)"
         )
-    if dry_run or write is not None or to == "sky":
-        _show(submission, write, dry_run=dry_run, list_files=list_files)
-    else:
-        _send(submission, detach=detach, check=not no_capacity_check)
 
 
 def _show(submission: Submission, write: Path | None, *, dry_run: bool, list_files: bool) -> None:

@@ -19,12 +19,12 @@ import yaml
 from jobs.submission.job import Job
 from jobs.submission.kustomize import Object, render
 from jobs.submission.plan import Options, Submission
+from jobs.submission.quota import quantity, require_quota
 from pipelines.capacity import Needs, Node, counted, require_room
 
 # KubeRay takes 47 characters: it derives names of other objects from it.
 _NAME_LENGTH = 47
 _FILES = "/etc/vamba/job"
-_UNITS = {"m": 1e-3, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 _QUEUE = "kueue.x-k8s.io/queue-name"
 
 
@@ -149,33 +149,31 @@ def _size_workers(groups: list[Object], job: Job, options: Options) -> Needs | N
     needs = job.needs(has_gpus=node.gpus > 0)
     assert needs is not None
     holds = node.holds(needs)
+    # A group of fixed size belongs to a queue; one that scales has an upper bound of its own.
+    fixed = workers["minReplicas"] == workers["maxReplicas"]
     number = options.nodes or workers["replicas"]
     if needs.workers is not None and options.nodes is None and holds:
         number = math.ceil(needs.workers / holds)
-    has = f"the profile {options.profile}"
-    require_room(needs, [node] * number, where=has)
-    # A group of fixed size belongs to a queue; one that scales keeps its lower bound.
-    if workers["minReplicas"] == workers["maxReplicas"]:
-        workers["minReplicas"] = number
-    workers["replicas"] = workers["maxReplicas"] = number
+        number = number if fixed else min(number, workers["maxReplicas"])
+    if options.capacity_check:
+        require_room(needs, [node] * number, where=f"the profile {options.profile}")
+    workers["replicas"] = number
+    if fixed:
+        workers["minReplicas"] = workers["maxReplicas"] = number
+        if options.capacity_check and options.queue is None:
+            require_quota(job.verb, workers, options.working_dir / "infra" / "kuberay" / "queue" / "queues.yaml")
+    elif options.nodes is not None or needs.workers is not None:
+        workers["maxReplicas"] = max(number, 1)
     return needs
 
 
 def _node(template: Object) -> Node:
     limits = template["spec"]["containers"][0]["resources"]["limits"]
-    return Node(cpus=_quantity(limits["cpu"]), gpus=_quantity(limits.get("nvidia.com/gpu", "0")))
+    return Node(cpus=quantity(limits["cpu"]), gpus=quantity(limits.get("nvidia.com/gpu", "0")))
 
 
 def _words(node: Node) -> str:
     return counted(node.cpus, "CPU") + (f" and {counted(node.gpus, 'GPU')}" if node.gpus else "")
-
-
-def _quantity(text: str) -> float:
-    """A quantity of Kubernetes as a number: 500m, 8Gi."""
-    for unit, factor in _UNITS.items():
-        if text.endswith(unit):
-            return float(text.removesuffix(unit)) * factor
-    return float(text)
 
 
 def _resources(ray_job: Object, profile: str) -> Iterator[tuple[str, str]]:

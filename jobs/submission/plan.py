@@ -32,7 +32,7 @@ class Options:
     or "spot". image, namespace, queue: instead of the profile's. nodes: of workers, instead of as many as the
     configuration needs. environment: variables for the job. secrets: names only, of Kubernetes secrets, or of variables
     that `sky` takes from the environment of whoever launches. accelerators: of a node, e.g. "H100:8" (sky). infra:
-    where, e.g. "aws/us-west-2" (sky).
+    where, e.g. "aws/us-west-2" (sky). capacity_check: refuse what the place can't hold.
     """
 
     to: str
@@ -46,6 +46,7 @@ class Options:
     secrets: tuple[str, ...] = ()
     accelerators: str | None = None
     infra: str | None = None
+    capacity_check: bool = True
 
     def __post_init__(self) -> None:
         if self.profile not in PROFILES:

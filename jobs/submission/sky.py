@@ -108,7 +108,8 @@ def _machines(needs: Needs | None, options: Options) -> tuple[Node, str | None, 
     number = options.nodes or (
         math.ceil(needs.workers / node.holds(needs)) if needs.workers and node.holds(needs) else 1
     )
-    require_room(needs, [node] * number, where=f"the job with {accelerator or f'{node.cpus:g} CPUs'} a machine")
+    if options.capacity_check:
+        require_room(needs, [node] * number, where=f"the job with {accelerator or f'{node.cpus:g} CPUs'} a machine")
     return node, accelerator, number
 
 

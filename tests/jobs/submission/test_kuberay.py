@@ -68,9 +68,11 @@ def test_the_configuration_says_how_many_nodes() -> None:
     assert _workers(plan("kuberay", words=GPUS, profile="spot"))["replicas"] == 4, "32 GPUs on nodes of 8"
     eight = _workers(plan("kuberay", words=(*GPUS, "--set", "workers.num_workers=9"), profile="prod"))
     assert (eight["minReplicas"], eight["replicas"], eight["maxReplicas"]) == (2, 2, 2)
-    wide = _workers(plan("kuberay", words=(*GPUS, "--set", "workers.cpus=16"), profile="spot"))
-    assert wide["replicas"] == 8, "the CPUs of a node hold four such workers"
-    scaled = _workers(plan("kuberay", profile="dev", words=(*WORDS["train"], "--set", "workers.num_workers=6")))
+    words = (*GPUS, "--set", "workers.cpus=16", "--set", "workers.num_workers=16")
+    assert _workers(plan("kuberay", words=words, profile="spot"))["replicas"] == 4, "a node has CPUs for four of them"
+    scaled = _workers(
+        plan("kuberay", profile="dev", words=(*WORDS["train"], "--set", "workers.num_workers=6"), nodes=3)
+    )
     assert (scaled["minReplicas"], scaled["maxReplicas"]) == (0, 3)
     assert _workers(plan("kuberay", "ingest", nodes=9))["replicas"] == 9
 
@@ -80,8 +82,28 @@ def test_what_can_never_fit_is_refused_with_both_numbers() -> None:
         plan("kuberay", words=GPUS, nodes=2)
     with pytest.raises(ValueError, match=r"needs 32 GPUs.*dev has 0 GPUs.*none with 8 CPUs and 1 GPU"):
         plan("kuberay", words=GPUS, profile="dev")
+    with pytest.raises(ValueError, match=r"needs 6 CPUs .*dev has 2 CPUs on 1 node, room for 2"):
+        plan("kuberay", words=(*WORDS["train"], "--set", "workers.num_workers=6"), profile="dev")
     elastic = (*GPUS, "--set", "workers.min_workers=8")
     assert _workers(plan("kuberay", words=elastic, nodes=1))["replicas"] == 1, "it may begin with fewer"
+
+
+@pytest.mark.parametrize(
+    ("words", "profile", "message"),
+    [
+        ((*GPUS, "--set", "workers.num_workers=40"), "prod", "needs 40 GPUs on 5 nodes, .* has 32 GPUs .*on-demand"),
+        (
+            (*GPUS, "--set", "workers.num_workers=1000"),
+            "spot",
+            "needs 1000 GPUs on 125 nodes, and the queue has 32 GPUs",
+        ),
+    ],
+)
+def test_what_the_queue_would_never_admit_is_refused(words: tuple[str, ...], profile: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan("kuberay", words=words, profile=profile)
+    assert _workers(plan("kuberay", words=words, profile=profile, capacity_check=False))["replicas"] >= 4
+    assert _workers(plan("kuberay", words=words, profile=profile, queue="larger"))["replicas"] >= 4
 
 
 def test_the_runs_own_settings_arrive(tmp_path: Path) -> None:
