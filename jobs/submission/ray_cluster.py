@@ -103,6 +103,7 @@ class RayCluster:
         from ray.job_submission import JobSubmissionClient
 
         # Ray tells file by file what it packs, through loggers that set their own levels.
+        before = logging.root.manager.disable
         logging.disable(logging.WARNING)
         try:
             yield JobSubmissionClient(self._url)
@@ -116,6 +117,8 @@ class RayCluster:
                 f"The cluster at {self._url}{derived} refuses: {' '.join(str(error).split())[:300]} Check the address, "
                 f"and that RAY_AUTH_MODE, which is {mode} here, and the token are what the cluster was started with."
             ) from error
+        finally:
+            logging.disable(before)
 
 
 def _data(client: Any, path: str) -> Any:
