@@ -58,6 +58,7 @@ def evaluate(
     """Ask a model every multiple-choice question of a split or a benchmark, each video encoded once.
 
     Answers are written as they come; the same command continues after an interruption and returns a finished result.
+    `vamba evaluate compare A B` sets two results beside each other.
 
     \b
     Example:
@@ -172,12 +173,25 @@ def print_result(result: EvaluationResult) -> None:
             "chance": "unknown" if result.chance is None else f"{result.chance:.1%}",
             "coverage": f"{result.coverage:.1%} of {result.num_questions} questions"
             + (" (a subset: passes no gate)" if result.subset else ""),
+            **_frame_cache(result),
             "backends": "; ".join(result.backends) or "nothing ran",
             "results": result.directory,
+            **_heat_map(result),
             "MLflow run": result.mlflow_run_id or "not logged",
             "seconds": f"{result.seconds:.1f}",
         },
     )
+
+
+def _heat_map(result: EvaluationResult) -> dict[str, str]:
+    from pipelines.evaluation.heat_map import HEAT_MAP_NAME, cells_of
+
+    return {"by length and depth": f"{result.directory}/{HEAT_MAP_NAME}"} if cells_of(result) else {}
+
+
+def _frame_cache(result: EvaluationResult) -> dict[str, str]:
+    hits, misses = result.frame_cache.get("hit", 0), result.frame_cache.get("miss", 0)
+    return {"frame cache": f"videos read from it: {hits}, decoded: {misses}"} if hits + misses else {}
 
 
 def _print_plan(plan: EvaluationPlan) -> None:

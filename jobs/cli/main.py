@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from jobs.cli import (
     approve,
@@ -24,6 +25,7 @@ from jobs.cli import (
     data,
     doctor,
     evaluate,
+    evaluate_compare,
     history,
     ingest,
     model,
@@ -50,8 +52,18 @@ HELP = """Train long-video models: videos to shards, shards to a trained hybrid,
 
 A model is named by a directory, a run, models:/NAME/VERSION or models:/NAME@alias."""
 
+
+class _Verbs(typer.core.TyperGroup):
+    """Knows verbs of two words, where the first is a verb of its own: `evaluate MODEL`, `evaluate compare A B`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        two = " ".join(args[:2])
+        return super().resolve_command(ctx, [two, *args[2:]] if two in self.commands else args)
+
+
 app = typer.Typer(
     name="vamba",
+    cls=_Verbs,
     help=HELP,
     no_args_is_help=True,
     add_completion=False,
@@ -104,6 +116,7 @@ app.command("ingest")(_guarded(ingest.ingest))
 app.command("train")(_guarded(train.train))
 app.command("resume")(_guarded(resume.resume))
 app.command("evaluate")(_guarded(evaluate.evaluate))
+app.command("evaluate compare")(_guarded(evaluate_compare.compare))
 app.command("ask")(_guarded(ask.ask))
 app.command("register")(_guarded(register.register))
 app.command("approve")(_guarded(approve.approve))

@@ -12,6 +12,7 @@ import os
 from collections import deque
 from collections.abc import Collection, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from multiprocessing import get_context
 from typing import TYPE_CHECKING
@@ -55,7 +56,7 @@ def decoded_pixels(planned: PlannedVideo, jpeg_quality: int, num_processes: int)
     return ahead(_pieces(files, planned.width, planned.height), _PIECES_AHEAD)
 
 
-def stored_pixels(frames: StoredFrames) -> Iterator[np.ndarray]:
+def stored_pixels(frames: StoredFrames) -> Generator[np.ndarray, None, None]:
     """uint8[N, H, W, 3] of consecutive frames of a sample."""
     size = _PIECE_FRAMES
     start = 0
@@ -104,6 +105,10 @@ def _in_processes(requests: list[DecodeRequest], count: int) -> Iterator[bytes]:
                 yield from running.popleft().result()
         while running:
             yield from running.popleft().result()
+    except BrokenProcessPool as error:
+        raise UnreadableVideoError(
+            f"{requests[0].uri} can't be decoded: the process that did was killed, as happens where memory is short"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 

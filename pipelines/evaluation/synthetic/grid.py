@@ -20,11 +20,17 @@ from dataclasses import dataclass
 
 from pipelines.evaluation.synthetic.haystack import Haystack, cut_scenes
 from pipelines.evaluation.synthetic.shapes import SHAPES
-from pipelines.evaluation.synthetic.video_plan import COLOURS, LETTERS, Card, Question, VideoPlan
+from pipelines.evaluation.synthetic.video_plan import (
+    CELL,
+    COLOURS,
+    LETTERS,
+    Card,
+    Question,
+    VideoPlan,
+    cell_name,
+)
 
 KINDS = ("needle", "order", "count", "last_seen")
-CELL = "cell"
-"""The grouping that a heat map is drawn from."""
 _COUNTS = (1, 2, 3, 4)
 
 
@@ -120,11 +126,6 @@ class GridConfig(Haystack):
 
     def _place(self, depth: float, length_s: int) -> int:
         return round(depth * (self._num_places(length_s) - 1))
-
-
-def cell_name(length_s: int, depth: float) -> str:
-    """`600s-25pct`, as it stands in metric names."""
-    return f"{length_s}s-{round(100 * depth)}pct"
 
 
 def _needle(rng: random.Random, name: str, card: Card, length_s: int, depth: float) -> Question:

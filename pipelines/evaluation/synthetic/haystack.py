@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from pipelines.evaluation.synthetic.video_plan import Scene, VideoPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Haystack:
+class Haystack(ABC):
     """A suite's videos, whatever is hidden in them."""
 
     seed: int = 0
@@ -38,9 +39,9 @@ class Haystack:
         if self.width % 2 or self.height % 2:
             raise ValueError(f"width x height = {self.width}x{self.height}: both must be even (4:2:0 video).")
 
+    @abstractmethod
     def plan(self) -> list[VideoPlan]:
         """All videos, in order."""
-        raise NotImplementedError
 
 
 def cut_scenes(rng: random.Random, config: Haystack, duration_s: int, textures: Sequence[int]) -> list[Scene]:

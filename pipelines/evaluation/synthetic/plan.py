@@ -11,11 +11,20 @@ best guess is right one time in four. *Blanks* are cards with a colour and no sh
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipelines.evaluation.synthetic.haystack import Haystack, cut_scenes
 from pipelines.evaluation.synthetic.shapes import SHAPES
-from pipelines.evaluation.synthetic.video_plan import COLOURS, LETTERS, Card, Question, Split, VideoPlan
+from pipelines.evaluation.synthetic.video_plan import (
+    CELL,
+    COLOURS,
+    LETTERS,
+    Card,
+    Question,
+    Split,
+    VideoPlan,
+    cell_name,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,14 +94,16 @@ def _plan_video(config: SuiteConfig, group: LengthGroup, name: str) -> VideoPlan
     )
     half = config.num_textures // 2
     textures = range(half) if group.split == "train" else range(half, config.num_textures)
-    questions = tuple(_ask(rng, config, name, card, duration_s) for card in cards if card.shape is not None)
+    asked = [_ask(rng, config, name, card, duration_s) for card in cards if card.shape is not None]
+    if group.split == "test":
+        asked = [replace(question, groups={CELL: _cell(question, duration_s)}) for question in asked]
     return VideoPlan(
         name=name,
         split=group.split,
         duration_s=duration_s,
         cards=cards,
         scenes=tuple(cut_scenes(rng, config, duration_s, textures)),
-        questions=questions,
+        questions=tuple(asked),
     )
 
 
@@ -114,3 +125,9 @@ def _ask(rng: random.Random, config: SuiteConfig, name: str, card: Card, duratio
         category="needle-colour",
         depth=card.start_s / duration_s,
     )
+
+
+def _cell(question: Question, duration_s: int) -> str:
+    """By the nearest quarter of the video."""
+    assert question.depth is not None
+    return cell_name(duration_s, round(4 * question.depth) / 4)

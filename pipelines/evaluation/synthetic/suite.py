@@ -20,7 +20,7 @@ from pipelines.evaluation.synthetic.video_plan import VideoPlan
 
 ANNOTATIONS = "annotations.jsonl"
 COMPLETE = "suite.json"
-FORMAT = 1
+FORMAT = 2
 
 Progress = Callable[[int, int, float], None]
 """Called with videos done, videos in all, and seconds of video done."""

@@ -8,6 +8,8 @@ from typing import Literal
 
 COLOURS = ("red", "green", "blue", "yellow")
 LETTERS = "ABCD"
+CELL = "cell"
+"""The grouping that a heat map is drawn from."""
 
 Split = Literal["train", "test"]
 
@@ -58,3 +60,8 @@ class VideoPlan:
     cards: tuple[Card, ...]
     scenes: tuple[Scene, ...]
     questions: tuple[Question, ...]
+
+
+def cell_name(length_s: int, depth: float) -> str:
+    """`600s-25pct`, as it stands in metric names."""
+    return f"{length_s}s-{round(100 * depth)}pct"

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.evaluation.synthetic.grid import CELL, KINDS, GridConfig, cell_name
+from pipelines.evaluation.synthetic.grid import KINDS, GridConfig
 from pipelines.evaluation.synthetic.suite import annotation_rows
-from pipelines.evaluation.synthetic.video_plan import Question, VideoPlan
+from pipelines.evaluation.synthetic.video_plan import CELL, Question, VideoPlan, cell_name
 
 CONFIG = GridConfig(lengths_s=(60, 600, 10_800), videos_per_length=100)
 PLANS = CONFIG.plan()

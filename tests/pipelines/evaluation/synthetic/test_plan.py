@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import pytest
@@ -40,6 +41,17 @@ def test_the_right_letter_names_the_colour_of_the_card_with_the_shape():
             options = dict(line.split(". ") for line in lines[1:])
             assert sorted(options.values()) == sorted(COLOURS)
             assert options[question.answer] == shown[shape_in(question)]
+
+
+def test_questions_about_held_out_videos_know_their_cell():
+    for plan in CONFIG.plan():
+        for question in plan.questions:
+            if plan.split == "train":
+                assert not question.groups
+                continue
+            length, percent = re.fullmatch(r"(\d+)s-(0|25|50|75|100)pct", question.groups["cell"]).groups()
+            assert int(length) == plan.duration_s
+            assert abs(int(percent) / 100 - question.depth) <= 0.125
 
 
 def test_no_letter_and_no_shape_gives_the_answer_away():
