@@ -21,6 +21,7 @@ from jobs.cli import (
     approve,
     ask,
     checkpoints,
+    cluster_jobs,
     data,
     doctor,
     evaluate,
@@ -153,6 +154,12 @@ _group(
         "compare": runs_compare.compare,
         "profile": runs_profile.profile,
     },
+)
+_group(
+    "jobs",
+    "Follow, look at or stop what `vamba submit` sent.",
+    None,
+    {"logs": cluster_jobs.logs, "status": cluster_jobs.status, "stop": cluster_jobs.stop},
 )
 _group(
     "checkpoints",
