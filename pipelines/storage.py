@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipelines.durable import sync
+from pipelines.filesystems import check_no_credentials
 
 _TEMPORARY_SUFFIX = ".tmp"
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
@@ -233,9 +234,10 @@ def open_storage(uri: str | os.PathLike[str]) -> Storage:
     """The storage at a local path, a `file://` URI or an `s3://` URI. Nothing is created until something is written.
 
     Raises:
-        ValueError: the URI has another scheme.
+        ValueError: the URI has another scheme, or carries credentials.
     """
     text = os.fspath(uri)
+    check_no_credentials(text, "a storage address")
     scheme, separator, rest = text.partition("://")
     if not separator:
         return LocalStorage(Path(text))

@@ -19,6 +19,7 @@ import time
 from typing import Any, BinaryIO
 
 from pipelines.ingest import opening
+from pipelines.ingest.no_network import forbid_network
 from pipelines.ingest.types import IngestError
 from pipelines.ingest.wire import LENGTH, framed
 
@@ -65,6 +66,7 @@ def _confine(max_rss_bytes: int | None) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_LOG_BYTES, _MAX_LOG_BYTES))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    forbid_network()
 
 
 def _answer(handler: str, arguments: tuple[Any, ...]) -> tuple[str, Any]:
