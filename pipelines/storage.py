@@ -22,6 +22,7 @@ from typing import Protocol
 
 from pipelines.durable import sync
 from pipelines.filesystems import check_no_credentials
+from pipelines.inside import inside
 
 _TEMPORARY_SUFFIX = ".tmp"
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
@@ -100,7 +101,7 @@ class LocalStorage:
         return str(self._root)
 
     def _at(self, path: str) -> Path:
-        return self._root / path
+        return inside(self._root, path)
 
     def read_bytes(self, path: str) -> bytes:
         return self._at(path).read_bytes()

@@ -140,6 +140,6 @@ def _jpeg(file: Path) -> bytes:
     import simplejpeg
     from PIL import Image
 
-    with Image.open(file) as picture:
+    with Image.open(file, formats=("PNG", "JPEG")) as picture:
         pixels = np.ascontiguousarray(picture.convert("RGB"))
     return bytes(simplejpeg.encode_jpeg(pixels, quality=_JPEG_QUALITY, colorspace="RGB", colorsubsampling="420"))

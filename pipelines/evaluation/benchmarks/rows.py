@@ -117,7 +117,7 @@ def read_json(file: Path) -> Any:
     """The content of a JSON file. Raises AnnotationError naming the line that is no JSON."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AnnotationError(f"{file} can't be read as JSON: {error}. Download it again.") from error
 
 
@@ -143,7 +143,7 @@ def _json_lines(file: Path) -> list[Row]:
             continue
         try:
             rows.append(_row(file, f"line {number}", json.loads(line)))
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise AnnotationError(f"{file}, line {number} is not JSON: {error}. Download the file again.") from error
     return rows
 
