@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 BLOT = "REDACTED"
 # Parameters under which the large stores and their relatives put a signature or a key into a link.
@@ -48,7 +48,10 @@ def redacted(uri: str) -> str:
         for name, separator, _ in (item.partition("=") for item in parts.query.split("&") if item)
     )
     netloc = f"{BLOT}@{host}" if host != parts.netloc else host
-    return urlunsplit((parts.scheme, netloc, parts.path, query, BLOT if parts.fragment else ""))
+    # Not by urlunsplit, which writes sqlite:////data/x with two slashes less.
+    return "".join(
+        (f"{parts.scheme}://{netloc}{parts.path}", f"?{query}" if query else "", f"#{BLOT}" if parts.fragment else "")
+    )
 
 
 def redacted_text(text: str) -> str:

@@ -54,6 +54,11 @@ def test_the_rest_stays_as_it_is(text: str) -> None:
     assert redacted_text(text) == text
 
 
+@pytest.mark.parametrize("address", ["sqlite:////data/mlflow.db", "s3://bucket/a/b", "http://127.0.0.1:5000", "/a?b#c"])
+def test_an_address_without_secrets_stays_as_it_is(address: str) -> None:
+    assert redacted(address) == address
+
+
 @pytest.mark.parametrize(
     "name",
     ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "MLFLOW_TRACKING_PASSWORD", "VAMBA_WEBHOOK_SECRET"],
