@@ -106,14 +106,19 @@ def _steps() -> Iterator[Step]:
     )
     yield Step(text="vamba resume stage2", added=("--here",))
     yield Step(text="vamba runs logs stage2")
+    yield Step(text="vamba runs show stage2")
     yield Step(text="vamba runs show RUN")
     yield Step(text="vamba runs logs RUN")
     yield Step(text="vamba report --run RUN")
+    yield Step(text="vamba runs stop stage2 --wait")
+    yield Step(text="vamba checkpoints verify stage2")
     yield Step(text="vamba checkpoints ls RUN")
     yield Step(text="vamba checkpoints verify RUN")
     yield Step(text='vamba checkpoints pin RUN STEP --reason "…"')
     yield Step(text="vamba checkpoints gc RUN")
     yield from _judged()
+    longer = "vamba resume stage2 --set train.num_steps=4 --set checkpoints.keep_last=2"
+    yield Step(text=longer, added=("--here",))
     yield Step(
         text="vamba submit train instruct --data s3://bucket/mine --name stage2 --to http://HEAD:8265",
         added=("--dry-run", "--working-dir", str(ROOT)),
