@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.evaluation import confined
 from pipelines.evaluation.benchmarks.question import Clip
 from pipelines.evaluation.decoding import UnreadableVideoError, decoded_pixels, stored_pixels
 from pipelines.evaluation.protocols.recipe import FrameRule
@@ -90,7 +91,6 @@ def part_of(total: int, clip: Clip, frames_per_s: float, first_number: int = 0) 
 def _plan(shown: ShownClip) -> PlannedVideo:
     from pipelines.ingest.config import FrameStorage, IngestConfig
     from pipelines.ingest.plan import plan_video
-    from pipelines.ingest.probe import probe_video
     from pipelines.ingest.types import IngestError, VideoSource
 
     path = shown.clip.path
@@ -102,7 +102,7 @@ def _plan(shown: ShownClip) -> PlannedVideo:
     )
     source = VideoSource(id="video", uri=path, size_bytes=-1, mtime_ns=0, split="test", conversations=())
     try:
-        return plan_video(source, _cut(probe_video(source.location), shown.clip), settings)
+        return plan_video(source, _cut(confined.probe(source.location), shown.clip), settings)
     except IngestError as error:
         raise UnreadableVideoError(f"{path} can't be read as a video ({error.error_class}): {error.message}") from error
 
