@@ -1,4 +1,4 @@
-"""What `vamba promote` and `vamba rollback` do once the decision is made: the table, the hooks, the exit code."""
+"""What `vamba promote` and `vamba rollback` do once the decision is made: the table, hooks, metrics, the exit code."""
 
 from __future__ import annotations
 
@@ -19,14 +19,18 @@ Notify = Annotated[
 ]
 
 
-def finish(outcome: PromotionOutcome, urls: Sequence[str], *, title: str, json: bool, dry_run: bool) -> None:
-    """Show a decision, tell the hooks, and leave with exit code 3 if it is a refusal."""
+def finish(
+    outcome: PromotionOutcome, urls: Sequence[str], *, title: str, address: str | None, json: bool, dry_run: bool
+) -> None:
+    """Show a decision, tell the hooks and the cluster's metrics, and leave with exit code 3 if it is a refusal."""
     if json:
         print_json(outcome)
     else:
         _print(outcome, title=title, dry_run=dry_run)
     if urls and outcome.entry:
         _notify(outcome, urls)
+    if outcome.entry:
+        _export(outcome, address)
     if not outcome.holds and not dry_run:
         raise typer.Exit(REFUSED)
 
@@ -47,6 +51,16 @@ def _notify(outcome: PromotionOutcome, urls: Sequence[str]) -> None:
                 "The decision stands.",
                 err=True,
             )
+
+
+def _export(outcome: PromotionOutcome, address: str | None) -> None:
+    from pipelines.registry.audit import open_audit_log
+    from pipelines.registry.ray_metrics import export_decisions
+
+    try:
+        export_decisions(open_audit_log().entries(), outcome.name, address)
+    except Exception as error:
+        typer.echo(f"vamba: the decision stands, but Ray's metrics do not show it: {error}", err=True)
 
 
 def _print(outcome: PromotionOutcome, *, title: str, dry_run: bool) -> None:

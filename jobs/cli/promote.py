@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from jobs.cli.decision import Notify, finish
-from jobs.cli.options import AsJson, Assignments, ConfigFile, DryRun, resolve_config
+from jobs.cli.options import Address, AsJson, Assignments, ConfigFile, DryRun, resolve_config
 from jobs.cli.output import print_config
 
 
@@ -24,6 +24,7 @@ def promote(
     ] = False,
     reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
     notify: Notify = None,
+    address: Address = None,
     config: ConfigFile = None,
     set_: Assignments = None,
     json: AsJson = False,
@@ -53,4 +54,4 @@ def promote(
     if dry_run and not json:
         print_config(resolved)
     outcome = run_promotion(resolved, reason=reason.strip(), force=force, dry_run=dry_run)
-    finish(outcome, notify or (), title="Gate", json=json, dry_run=dry_run)
+    finish(outcome, notify or (), title="Gate", address=address, json=json, dry_run=dry_run)

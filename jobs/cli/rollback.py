@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from jobs.cli.decision import Notify, finish
-from jobs.cli.options import AsJson
+from jobs.cli.options import Address, AsJson
 
 
 def rollback(
@@ -18,6 +18,7 @@ def rollback(
     ] = None,
     reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
     notify: Notify = None,
+    address: Address = None,
     json: AsJson = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Verify the version; change nothing.")] = False,
 ) -> None:
@@ -34,4 +35,4 @@ def rollback(
 
     check_urls(notify or ())
     outcome = roll_back(name, alias=alias, to=to, reason=reason.strip(), dry_run=dry_run)
-    finish(outcome, notify or (), title="Rollback", json=json, dry_run=dry_run)
+    finish(outcome, notify or (), title="Rollback", address=address, json=json, dry_run=dry_run)

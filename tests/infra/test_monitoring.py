@@ -14,13 +14,14 @@ import pytest
 import yaml
 
 from pipelines.ingest.ray_metrics import METRICS as INGEST_METRICS
+from pipelines.registry.ray_metrics import METRICS as REGISTRY_METRICS
 from pipelines.training.ray_metrics import METRICS as TRAINING_METRICS
 from tests.architecture.sources import ROOT
 
 MONITORING = ROOT / "infra" / "monitoring"
 RULES = MONITORING / "rules.yaml"
 DASHBOARD = MONITORING / "grafana" / "dashboards" / "vamba.json"
-EXPORTED = {f"ray_{metric.name}" for metric in (*TRAINING_METRICS, *INGEST_METRICS)}
+EXPORTED = {f"ray_{metric.name}" for metric in (*TRAINING_METRICS, *INGEST_METRICS, *REGISTRY_METRICS)}
 NAME = re.compile(r"\b(?:ray_\w+|up)\b")
 
 
