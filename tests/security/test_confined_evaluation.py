@@ -25,10 +25,9 @@ def report(request: DecodeRequest) -> list[bytes]:
     try:
         socket.socket()
     except PermissionError:
-        limits = {
-            name: resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))[1] for name in ("FSIZE", "DATA", "CORE")
-        }
-        raise IngestError("told", f"no socket, {limits['FSIZE']} {limits['DATA'] > 0} {limits['CORE']}") from None
+        names = (resource.RLIMIT_FSIZE, resource.RLIMIT_DATA, resource.RLIMIT_CORE)
+        files, data, cores = (resource.getrlimit(name)[1] for name in names)
+        raise IngestError("told", f"no socket, {files} {data > 0} {cores}") from None
     raise IngestError("told", "a socket")
 
 
