@@ -93,7 +93,7 @@ def _plan(shown: ShownClip) -> PlannedVideo:
     from pipelines.ingest.plan import plan_video
     from pipelines.ingest.types import IngestError, VideoSource
 
-    path = shown.clip.path
+    path = str(Path(shown.clip.path).absolute())  # the decoder process has a working directory of its own
     settings = IngestConfig(
         sources=(path,),
         out="-",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,10 @@ import pytest
 
 from pipelines.evaluation import confined, decoding
 from pipelines.evaluation.ask import AskConfig, plan_ask
+from pipelines.evaluation.benchmarks.question import Clip
+from pipelines.evaluation.clips import ShownClip, clip_pixels
 from pipelines.evaluation.decoding import UnreadableVideoError, decoded_pixels
+from pipelines.evaluation.protocols.recipe import FrameRule
 from pipelines.ingest.requests import requests_of
 from pipelines.ingest.types import DecodeRequest, IngestError, Location
 from tests.pipelines.ingest.media import make_video
@@ -75,3 +79,12 @@ def test_a_hang_is_an_unreadable_video(film: Path, monkeypatch: pytest.MonkeyPat
 
     with pytest.raises(UnreadableVideoError, match="decoder_timeout"):
         decoding._decoded(replace(request, uri=str(pipe)))
+
+
+def test_a_relative_name_is_found_from_any_folder(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kept decoder was started in another working directory."""
+    confined.probe(Location(uri=str(film)))
+    monkeypatch.chdir(film.parent)
+    shown = ShownClip(id="c", clip=Clip(path="a.mp4"), frames=FrameRule(num_frames=4, shortest_edge=0, longest_edge=0))
+    with contextlib.closing(clip_pixels(shown, num_processes=1).pieces) as pieces:
+        assert sum(len(piece) for piece in pieces) == 4
