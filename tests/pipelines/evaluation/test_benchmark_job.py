@@ -145,3 +145,8 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
         EvaluationConfig(model="m", data="d", num_frames=8)
     with pytest.raises(ValueError, match="data"):
         EvaluationConfig(model="m", benchmark="lvbench")
+
+
+def test_an_evaluation_of_broken_videos_ends_with_no_coverage(model: Path, tmp_path: Path) -> None:
+    result = evaluate(model, folders.lvbench(tmp_path / "data"), "lvbench", log_to_mlflow=True)
+    assert result.coverage == 0.0 and len(result.broken) >= 2 and result.mlflow_run_id
