@@ -134,10 +134,17 @@ def print_result(result: EvaluationResult) -> None:
             + (" (a subset: passes no gate)" if result.subset else ""),
             "backends": "; ".join(result.backends) or "nothing ran",
             "results": result.directory,
+            **_heat_map(result),
             "MLflow run": result.mlflow_run_id or "not logged",
             "seconds": f"{result.seconds:.1f}",
         },
     )
+
+
+def _heat_map(result: EvaluationResult) -> dict[str, str]:
+    from pipelines.evaluation.heat_map import HEAT_MAP_NAME, cells_of
+
+    return {"by length and depth": f"{result.directory}/{HEAT_MAP_NAME}"} if cells_of(result) else {}
 
 
 def _print_plan(plan: EvaluationPlan) -> None:

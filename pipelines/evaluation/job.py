@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pipelines.evaluation.answering import Answerer, Reply, chance_level
 from pipelines.evaluation.benchmarks.hourvideo import hourvideo_predictions
 from pipelines.evaluation.config import EvaluationConfig
+from pipelines.evaluation.heat_map import write_heat_map
 from pipelines.evaluation.plan import CONTROL, plan_evaluation
 from pipelines.evaluation.plan_types import MISSING, EvaluationPlan, Showing
 from pipelines.evaluation.questions import BrokenVideo
@@ -83,6 +84,7 @@ def run_evaluation(config: EvaluationConfig, progress: Progress | None = None) -
         ticker.advance(showing, rows)
     _write_predictions(plan, answers)
     result = _summarise(config, plan, answers, broken, backends, seconds=time.monotonic() - started)
+    write_heat_map(result)
     if config.log_to_mlflow:
         result = replace(result, mlflow_run_id=log_result(result, plan.directory / ANSWERS_NAME))
     result.write()

@@ -110,6 +110,7 @@ def _questions(row: SampleRow, conversations: Sequence[Conversation]) -> list[Qu
                 text=text,
                 answer=answer[1],
                 num_options=count_options(text),
+                groups={name: (label,) for name, label in conversation.groups.items()},
             )
         )
     return found
