@@ -11,6 +11,7 @@ from __future__ import annotations
 import faulthandler
 import functools
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -47,6 +48,7 @@ from jobs.cli import (
 )
 from jobs.cli.errors import exit_code_of, paragraph_of
 from jobs.cli.session import SESSION
+from pipelines.redaction import redacted_text
 
 HELP = """Train long-video models: videos to shards, shards to a trained hybrid, a trained model to a promoted version.
 
@@ -101,9 +103,10 @@ def _guarded(verb: Callable[..., None]) -> Callable[..., None]:
             # The reader of our output left (`vamba runs | head`).
             raise typer.Exit(0) from None
         except Exception as error:
-            if SESSION.debug:
-                raise
             SESSION.end_progress()
+            if SESSION.debug:
+                typer.echo(redacted_text("".join(traceback.format_exception(error))), err=True)
+                raise typer.Exit(exit_code_of(error)) from None
             typer.echo(f"vamba: {paragraph_of(error)}", err=True)
             raise typer.Exit(exit_code_of(error)) from None
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.evaluation import confined
 from pipelines.evaluation.benchmarks.question import Clip
 from pipelines.evaluation.decoding import UnreadableVideoError, decoded_pixels, stored_pixels
 from pipelines.evaluation.protocols.recipe import FrameRule
@@ -91,10 +92,9 @@ def plan_clip(shown: ShownClip) -> PlannedVideo:
     """Which frames of a video file are shown, and how they are decoded. Raises UnreadableVideoError."""
     from pipelines.ingest.config import FrameStorage, IngestConfig
     from pipelines.ingest.plan import plan_video
-    from pipelines.ingest.probe import probe_video
     from pipelines.ingest.types import IngestError, VideoSource
 
-    path = shown.clip.path
+    path = str(Path(shown.clip.path).absolute())  # the decoder process has a working directory of its own
     settings = IngestConfig(
         sources=(path,),
         out="-",
@@ -103,7 +103,7 @@ def plan_clip(shown: ShownClip) -> PlannedVideo:
     )
     source = VideoSource(id="video", uri=path, size_bytes=-1, mtime_ns=0, split="test", conversations=())
     try:
-        return plan_video(source, _cut(probe_video(source.location), shown.clip), settings)
+        return plan_video(source, _cut(confined.probe(source.location), shown.clip), settings)
     except IngestError as error:
         raise UnreadableVideoError(f"{path} can't be read as a video ({error.error_class}): {error.message}") from error
 
@@ -145,6 +145,6 @@ def read_jpeg(file: Path) -> bytes:
     import simplejpeg
     from PIL import Image
 
-    with Image.open(file) as picture:
+    with Image.open(file, formats=("PNG", "JPEG")) as picture:
         pixels = np.ascontiguousarray(picture.convert("RGB"))
     return bytes(simplejpeg.encode_jpeg(pixels, quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="420"))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipelines.evaluation import confined
 from pipelines.evaluation.ahead import ahead
 from vamba.data.frames import decode_jpegs
 
@@ -96,11 +97,11 @@ def _pieces(files: Iterable[bytes], width: int, height: int) -> Iterator[np.ndar
 
 
 def _in_processes(requests: list[DecodeRequest], count: int) -> Iterator[bytes]:
-    pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=confined.prepare)
     try:
         running: deque[Future[list[bytes]]] = deque()
         for request in requests:
-            running.append(pool.submit(_decoded, request))
+            running.append(pool.submit(_decoded_in_the_pool, request))
             if len(running) > count + _SEGMENTS_AHEAD:
                 yield from running.popleft().result()
         while running:
@@ -114,17 +115,21 @@ def _in_processes(requests: list[DecodeRequest], count: int) -> Iterator[bytes]:
 
 
 def _decoded(request: DecodeRequest) -> list[bytes]:
-    """One segment, the slow way where the fast one fails, as in an ingest."""
-    from pipelines.ingest.decode import decode_segment, decode_sequentially
     from pipelines.ingest.types import IngestError
 
     try:
-        return decode_segment(request)
-    except IngestError:
-        try:
-            return decode_sequentially(request)
-        except IngestError as error:
-            raise _unreadable(request, error) from error
+        return confined.decode(request)
+    except IngestError as error:
+        raise _unreadable(request, error) from error
+
+
+def _decoded_in_the_pool(request: DecodeRequest) -> list[bytes]:
+    from pipelines.ingest.types import IngestError
+
+    try:
+        return confined.decode_here(request)
+    except IngestError as error:
+        raise _unreadable(request, error) from error
 
 
 def _counted(request: DecodeRequest) -> Iterator[bytes]:

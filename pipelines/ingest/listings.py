@@ -153,7 +153,7 @@ def conversation_in(place: str, row: Mapping[str, Any], media: Media) -> Convers
             if isinstance(turns, str):
                 turns = json.loads(turns)
             return Conversation.from_json({**labels, "conversations": turns})
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"{place}, column 'conversations', id {labels['id']!r}: {error}; write a list of "
                 '{"from": "human" or "gpt", "value": text}, or its JSON text'

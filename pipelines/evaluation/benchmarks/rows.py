@@ -147,7 +147,7 @@ def read_json(file: Path) -> Any:
     """The content of a JSON file. Raises AnnotationError naming the line that is no JSON."""
     try:
         return json.loads(file.read_text(encoding=_ENCODING))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AnnotationError(f"{file} can't be read as JSON: {error}. Download it again.") from error
 
 
@@ -174,7 +174,7 @@ def _json_lines(file: Path) -> list[Row]:
             continue
         try:
             rows.append(row_of(file, f"line {number}", json.loads(line)))
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise AnnotationError(f"{file}, line {number} is not JSON: {error}. Download the file again.") from error
     return rows
 

@@ -179,3 +179,8 @@ def test_batches_and_places_change_no_answer(model: Path, tmp_path: Path, change
     together = evaluate(model, tmp_path, "lvbench", name="together", max_new_tokens=6)
     other = evaluate(model, tmp_path, "lvbench", name="other", max_new_tokens=6, **changes)
     assert [row["raw"] for row in lines(other)] == [row["raw"] for row in lines(together)]
+
+
+def test_an_evaluation_of_broken_videos_ends_with_no_coverage(model: Path, tmp_path: Path) -> None:
+    result = evaluate(model, folders.lvbench(tmp_path / "data"), "lvbench", log_to_mlflow=True)
+    assert result.coverage == 0.0 and len(result.broken) >= 2 and result.mlflow_run_id
