@@ -11,8 +11,8 @@ before, and nothing tells the first one what to write.
 
 One video token is one frame pair of 4x4 pixels. The text side is frozen as it was drawn: the mixer and the head learn.
 Weights of the mixer's first projection are drawn so large that at this small width its values are of the size that they
-have in the 7B model; without, the states hardly differ from film to film. Those that make the gates are not: some draws
-would open one for the marked frame by themselves, and then detached states teach the rest.
+have in the 7B model; without, the states hardly differ from film to film. Those that make the gates are a third as large:
+otherwise some draws open one for the marked frame by themselves, and then detached states teach the rest.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ READ_TOKENS = 4
 _QUESTION, _FIRST_ANSWER = 1, 4
 _WIDTH = 32
 _IN_PROJ_STD = 3 / _WIDTH**0.5
+_GATES_STD = 1 / _WIDTH**0.5
 _NOISE = 0.1
 _TRAINED = (r"model\.layers\.0\.vision_mixer\..*", r"lm_head\..*")
 
@@ -161,8 +162,9 @@ def _state(lesson: Lesson) -> TrainState:
         for layer in model.model.hybrid_layers:
             assert layer.vision_mixer is not None
             mixer = layer.vision_mixer.mixer
-            all_but_gates = mixer.in_proj.weight[: -mixer.dt_bias.numel()]
-            all_but_gates.mul_(_IN_PROJ_STD / all_but_gates.std())
+            others, gates = mixer.in_proj.weight.tensor_split([-mixer.dt_bias.numel()])
+            others.mul_(_IN_PROJ_STD / others.std())
+            gates.mul_(_GATES_STD / gates.std())
     select_trainable(model, _TRAINED)
     config = TrainConfig(
         optimizer=OptimizerConfig(
