@@ -58,6 +58,7 @@ STANDS_FOR = {
     "pretrain": "tiny_pretrain",
     "instruct": "tiny_instruct",
     "needles_demo": "suite.yaml",
+    "vniah_small": "suite.yaml",
 }
 _SMALL = ("--here", "--set", "train.num_steps=2", "--set", "train.checkpoint_every_steps=1")
 _LENIENT = ("--force", "--reason", "a walk through the documents")
@@ -133,6 +134,10 @@ def _judged() -> Iterator[Step]:
     yield Step(text="vamba evaluate stage2 --data data/demo --control shuffled-video")
     yield Step(text="vamba evaluate stage2 --benchmark lvbench --data benchmarks/LVBench --protocol vamba")
     yield Step(text="vamba evaluate --model stage2 --data data/needles")
+    yield Step(text="vamba synthesize vniah --out videos/vniah --dry-run")
+    yield Step(text="vamba synthesize vniah_small --out videos/vniah")
+    yield Step(text="vamba ingest videos/vniah --conversations videos/vniah/annotations.jsonl --out data/vniah")
+    yield Step(text="vamba evaluate --model stage2 --data data/vniah")
     yield Step(text="vamba promote stage2 --as my-model --to champion", added=_LENIENT)
     yield Step(text="vamba rollback my-model", exit_code=2)  # there is no version before the first
     yield Step(text="vamba register stage2 --as vamba-demo")
