@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipelines.capacity import require_room_here, training_needs
 from pipelines.ray_session import ray_session
 from pipelines.training.checkpoint_files import checkpoint_directories
 from pipelines.training.config import TrainingConfig
@@ -68,10 +69,14 @@ def train_on_ray(config: TrainingConfig, directory: RunDirectory, progress: Prog
     num_cpus = (
         None if address else max(os.cpu_count() or 1, math.ceil(config.workers.num_workers * config.workers.cpus))
     )
+    looks_for_room = address is not None
     while True:
         saved = _newest_step(directory)
         with stopping_on_signals(directory, notice), ray_session(address, num_cpus):
             importing.join()
+            if looks_for_room and not directory.stop_path.exists():
+                require_room_here(training_needs(config), notice)
+                looks_for_room = False
             # Ray sets a SIGTERM handler of its own when it starts, so ours comes after it once more.
             with stopping_on_signals(directory, notice):
                 error = None
