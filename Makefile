@@ -6,6 +6,7 @@
 #            VIDEOS="a.mp4 b.mkv"  videos of your own that `make demo` ingests beside its own
 #            T="tests/vamba -k x"  what `make test-fast` runs
 #            WORKERS=2             how many pytest processes run at once
+#            STEPS=700             how long the runs of `make cluster-test` are; a faster machine wants more
 #            KILLS=24              how many runs `make faults` kills at moments drawn from a seed
 
 SHELL := /bin/bash
@@ -14,14 +15,14 @@ PY := $(VENV)/bin/python
 WORKERS ?= 2
 KILLS ?= 24
 T ?= tests
-export PYTHON TORCH_INDEX DEVICE VENV
+export PYTHON TORCH_INDEX DEVICE VENV STEPS
 
 # One thread per process and no telemetry; tests/conftest.py sets the same for the test processes themselves.
 QUIET := RAY_USAGE_STATS_ENABLED=0 MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=1
 PYTEST := $(QUIET) OMP_NUM_THREADS=1 $(PY) -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast services-test faults test-transformers check format lock clean distclean
+.PHONY: help setup demo test test-fast services-test cluster-test faults test-transformers check format lock clean distclean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +48,9 @@ test-fast: setup ## the tests without Ray, gloo processes and long runs
 
 services-test: setup ## the registry on real servers, started on loopback: PostgreSQL, S3 (SeaweedFS), MLflow
 	$(PYTEST) -m services tests/services
+
+cluster-test: setup ## the platform on a cluster of several nodes on this machine, under faults; writes docs/reliability.md (15 min)
+	$(QUIET) OMP_NUM_THREADS=1 $(PY) -m tests.cluster
 
 faults: setup ## kill, stop, hang and fill up training in every way we know; ends with a table (KILLS=24)
 	VAMBA_TEST_KILLS=$(KILLS) $(PYTEST) tests/faults

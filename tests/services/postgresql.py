@@ -18,6 +18,7 @@ from typing import Any
 from tests.services.processes import NotInstalled, Server, free_ports
 
 USER, DATABASE = "mlflow", "mlflow"
+DEBIAN = Path("/usr/lib/postgresql")
 NEEDED = (
     "There is no PostgreSQL server on this machine, and the tests of services need one. Debian and Ubuntu: apt-get "
     "install postgresql; others: put initdb and postgres on the PATH."
@@ -103,7 +104,7 @@ def _running(programs: Path, folder: Path) -> Iterator[PostgreSQL]:
 def find_postgresql() -> Path:
     """The folder with initdb and postgres; Debian keeps them off the PATH. Raises NotInstalled."""
     on_path = shutil.which("initdb")
-    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    debian = sorted(DEBIAN.glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     found = Path(on_path).resolve() if on_path else debian[-1] if debian else None
     if found is None or not found.with_name("postgres").is_file():
         raise NotInstalled(NEEDED)
