@@ -6,7 +6,7 @@
 #            VIDEOS="a.mp4 b.mkv"  videos of your own that `make demo` ingests beside its own
 #            T="tests/vamba -k x"  what `make test-fast` runs
 #            WORKERS=2             how many pytest processes run at once
-#            STEPS=700             how long the runs of `make cluster-test` are; a faster machine wants more
+#            STEPS=480             how long the runs of `make cluster-test` are; a faster machine wants more
 #            KILLS=24              how many runs `make faults` kills at moments drawn from a seed
 
 SHELL := /bin/bash
