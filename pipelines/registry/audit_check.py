@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.registry import history
 from pipelines.registry.anchor import HEAD_TAG, find_missing
 from pipelines.registry.audit import AuditLog, open_audit_log
+from pipelines.registry.pages import all_models
 from pipelines.registry.tracking import open_client
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def find_problems(model: str) -> list[str]:
         raise ValueError(f"There is no registered model {model!r}: `vamba models ls` lists what there is.") from error
     found = [f"{log.uri}: {sentence}" for sentence in log.find_damage()]
     # The newest line of all is the one that no later line protects, whichever model it is about.
-    for other in client.search_registered_models():
+    for other in all_models(client):
         missing = find_missing(client, log, other.name) if HEAD_TAG in other.tags else ""
         found += [missing] if missing else []
     found += _damaged_evidence(log, model)

@@ -11,6 +11,7 @@ from pipelines.registry.anchor import record
 from pipelines.registry.audit import Entry, open_audit_log
 from pipelines.registry.candidates import find_version, require_version
 from pipelines.registry.models import run_lineage, version_path
+from pipelines.registry.pages import all_models, all_versions
 from pipelines.registry.tracking import open_client
 from pipelines.training.registered import unmark_registered
 
@@ -72,8 +73,8 @@ def _children(client: MlflowClient, name: str, number: str, tags: dict[str, str]
     """The versions, of any model, that were trained from this one: by its name or by its weights."""
     weights, uri = tags.get("weights_digest", ""), f"models:/{name}/{number}"
     found = []
-    for model in client.search_registered_models():
-        for other in client.search_model_versions(f"name = '{model.name}'"):
+    for model in all_models(client):
+        for other in all_versions(client, model.name):
             same_weights = weights and other.tags.get("parent_digest") == weights
             if other.tags.get("parent") == uri or same_weights:
                 found.append(f"{other.name}/{other.version}")

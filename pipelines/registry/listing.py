@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from pipelines.registry.pages import all_models, all_versions
 from pipelines.registry.tracking import open_client
 
 
@@ -25,8 +26,8 @@ def list_versions() -> list[VersionRow]:
     """All versions of all registered models."""
     client = open_client()
     rows = []
-    for model in client.search_registered_models():
-        for version in client.search_model_versions(f"name = '{model.name}'"):
+    for model in all_models(client):
+        for version in all_versions(client, model.name):
             decisions = [
                 (version.tags.get(key.replace(".decision", ".decided_at"), ""), f"{value} ({key.split('.')[1]})")
                 for key, value in version.tags.items()

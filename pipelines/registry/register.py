@@ -22,6 +22,7 @@ from pipelines.registry.anchor import record, require_whole
 from pipelines.registry.audit import AuditLog, actor, open_audit_log
 from pipelines.registry.lineage import build_lineage
 from pipelines.registry.model_files import ModelFiles, hash_model_files
+from pipelines.registry.pages import all_versions
 from pipelines.registry.registrable import Registrable, find_registrable
 from pipelines.registry.tracking import is_server, open_client, tracking_uri
 from pipelines.registry.transfer import send_model
@@ -95,7 +96,7 @@ def _note(client: MlflowClient, log: AuditLog, version: RegisteredVersion) -> No
 
 
 def _check_name(name: str) -> None:
-    if not name or any(character in name for character in "/:@") or name.isspace():
+    if not name or any(character in name for character in "/:@'\"") or name.isspace():
         raise ValueError(f"{name!r} can't name a registered model: use letters, digits, '-', '_' and '.'.")
 
 
@@ -136,7 +137,7 @@ def _known_version(client: MlflowClient, name: str, tags: Mapping[str, str]) -> 
     """The first version that has these files from this run."""
     same = [
         known
-        for known in client.search_model_versions(f"name = '{name}'")
+        for known in all_versions(client, name)
         if all(known.tags.get(key, "") == tags.get(key, "") for key in ("model_digest", "run"))
     ]
     if not same:

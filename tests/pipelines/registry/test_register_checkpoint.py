@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,6 +70,26 @@ def test_an_earlier_one_is_another_model_with_its_step_in_the_lineage(run: RunDi
     assert (version.tags["run"], version.tags["step"]) == ("short", "4")
     assert version.tags["config_digest"].startswith("sha256:") and version.tags["backends"].startswith("{")
     assert not register_model("short@4", "toy").created
+
+
+def test_two_who_register_a_step_at_once_export_it_once(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from pipelines.training import checkpoint_export
+    from pipelines.training.checkpoint_export import export_checkpoint
+
+    write, written = checkpoint_export._write, []
+
+    def slowly(*arguments: Any) -> None:
+        written.append(arguments)
+        time.sleep(0.3)
+        write(*arguments)
+
+    monkeypatch.setattr(checkpoint_export, "_write", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: export_checkpoint(run, 4), range(2))
+    assert first == second and len(written) == 1
+    assert [path.name for path in first.parent.iterdir() if not path.name.endswith(".lock")] == [first.name]
 
 
 @pytest.mark.parametrize("ref", ["short@3", "short@best"])

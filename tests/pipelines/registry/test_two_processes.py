@@ -93,12 +93,10 @@ def test_a_promotion_that_was_killed_is_completed_by_the_same_command(
     assert [(line["version"], line["holder"]) for line in interrupted] == [("2", "2")]
 
 
-@pytest.mark.parametrize("with_store", [False, True], ids=["in place", "copied"])
 def test_two_registrations_of_a_run_make_one_version(
-    run: Path, tmp_path: Path, with_store: bool, monkeypatch: pytest.MonkeyPatch
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if with_store:
-        monkeypatch.setenv("VAMBA_MODELS", str(tmp_path / "store"))
+    monkeypatch.setenv("VAMBA_MODELS", str(tmp_path / "store"))
     barrier = tmp_path / "barrier"
     barrier.mkdir()
     both = [
