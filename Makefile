@@ -6,7 +6,7 @@
 #            VIDEOS="a.mp4 b.mkv"  videos of your own that `make demo` ingests beside its own
 #            T="tests/vamba -k x"  what `make test-fast` runs
 #            WORKERS=2             how many pytest processes run at once
-#            STEPS=700             how long the runs of `make cluster-test` are; a faster machine wants more
+#            STEPS=480             how long the runs of `make cluster-test` are; a faster machine wants more
 #            KILLS=24              how many runs `make faults` kills at moments drawn from a seed
 
 SHELL := /bin/bash
@@ -22,7 +22,7 @@ QUIET := RAY_USAGE_STATS_ENABLED=0 MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=1
 PYTEST := $(QUIET) OMP_NUM_THREADS=1 $(PY) -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast services-test cluster-test faults test-transformers check format lock clean distclean
+.PHONY: help setup demo test test-fast services-test cluster-test faults test-transformers check audit format lock clean distclean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ check: setup ## format, lint and types, then the fast tests
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 	@$(MAKE) --no-print-directory test-fast
+
+audit: setup ## known vulnerabilities of the locked packages (needs the network)
+	scripts/audit.sh
 
 format: setup ## write the format and the fixes that lint knows
 	$(PY) -m ruff format .

@@ -6,11 +6,17 @@ combines those parts.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+
+from pipelines.filesystems import check_no_credentials
+
 
 def validate(config: object) -> None:
     """Raise `ValueError` when parts of the tree contradict each other."""
     _groups_divide_workers(config)
     _frames_fit_the_tower(config)
+    _no_address_carries_credentials(config)
 
 
 def _groups_divide_workers(config: object) -> None:
@@ -43,3 +49,18 @@ def _frames_fit_the_tower(config: object) -> None:
                 f"`reader.frames.{cut}` is {getattr(frames, cut)} and `model.overrides.vision_config.{read}` "
                 f"is {vision[read]}: set both to the same value."
             )
+
+
+def _no_address_carries_credentials(value: object, key: str = "") -> None:
+    """The tree is printed, stored with the run and logged: no address in it may hold what opens the place."""
+    if isinstance(value, str):
+        check_no_credentials(value, f"`{key}`")
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            _no_address_carries_credentials(getattr(value, field.name), f"{key}.{field.name}".lstrip("."))
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            _no_address_carries_credentials(item, f"{key}.{name}")
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _no_address_carries_credentials(item, key)

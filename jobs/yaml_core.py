@@ -11,6 +11,10 @@ from typing import Any
 
 import yaml
 
+_MOST_CHARS = 1 << 20
+_MOST_VALUES = 100_000
+_MOST_DEPTH = 50
+
 
 class _CoreLoader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
@@ -40,8 +44,43 @@ _CoreLoader.add_constructor("tag:yaml.org,2002:int", _construct_decimal)
 
 
 def load_yaml(text: str) -> Any:
-    """Parse one document. Raises `yaml.YAMLError` with line and column for text that is not YAML."""
-    return yaml.load(text, Loader=_CoreLoader)  # noqa: S506 - a SafeLoader
+    """Parse one document.
+
+    Raises:
+        yaml.YAMLError: with line and column for text that is not YAML; or it is larger than a configuration can be:
+            in characters, in depth, or in values once every alias is replaced by what it stands for.
+    """
+    if len(text) > _MOST_CHARS:
+        raise yaml.YAMLError(f"it has {len(text)} characters, and a configuration at most {_MOST_CHARS}")
+    loader = _CoreLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count(node, {}, ())
+        return loader.construct_document(node)
+    except RecursionError as error:
+        raise yaml.YAMLError("it is nested too deeply") from error
+    finally:
+        loader.dispose()
+
+
+def _count(node: yaml.Node, known: dict[int, int], above: tuple[int, ...]) -> int:
+    """Values in a tree whose aliases are written out; a few lines of aliases of aliases can be billions."""
+    if id(node) in above:
+        raise yaml.YAMLError("an alias stands for something that it is part of")
+    if id(node) not in known:
+        children: list[yaml.Node] = []
+        if isinstance(node, yaml.SequenceNode):
+            children = node.value
+        elif isinstance(node, yaml.MappingNode):
+            children = [item for pair in node.value for item in pair]
+        known[id(node)] = 1 + sum(_count(child, known, (*above, id(node))) for child in children)
+        if known[id(node)] > _MOST_VALUES or len(above) > _MOST_DEPTH:
+            raise yaml.YAMLError(
+                f"it has more than {_MOST_VALUES} values, aliases written out, or more levels than {_MOST_DEPTH}"
+            )
+    return known[id(node)]
 
 
 def dump_yaml(tree: Any) -> str:

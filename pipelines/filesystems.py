@@ -13,15 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
+from pipelines.redaction import is_signing
+
 if TYPE_CHECKING:
     import fsspec
 
-# Parameters under which the large stores and their relatives put a signature or a key into a link.
-_SIGNING_PARAMETERS = frozenset(
-    ("access_token", "api_key", "apikey", "auth", "awsaccesskeyid", "googleaccessid", "key", "key-pair-id", "passwd")
-    + ("password", "policy", "secret", "sig", "signature", "token")
-)
-_SIGNING_PREFIXES = ("x-amz-", "x-goog-", "x-oss-", "q-sign")
 _PACKAGES = {"smbclient": "smbprotocol", "libarchive": "libarchive-c"}  # by the module, where the names differ
 
 
@@ -72,7 +68,7 @@ def check_no_credentials(uri: str, place: str) -> None:
             f"stored with the dataset; {remedy}"
         )
     for name, _ in parse_qsl(parts.query, keep_blank_values=True):
-        if name.lower() in _SIGNING_PARAMETERS or name.lower().startswith(_SIGNING_PREFIXES):
+        if is_signing(name):
             raise ValueError(
                 f"{place}: the address {parts.scheme}://{host}{parts.path}?… is signed (parameter {name!r}), and the "
                 f"signature would be stored with the dataset; name the object itself, {remedy}"

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# Where Ray looks for a token if no variable names one.
+TOKEN_FILE = Path("~/.ray/auth_token")
 # Ray takes a share of memory for its object store by default; the jobs here pass small rows.
 _LOCAL_OBJECT_STORE_BYTES = 256 * 1024**2
 
@@ -65,19 +67,35 @@ def num_cores() -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
+def set_auth_mode(*, joins: bool) -> str:
+    """RAY_AUTH_MODE for this process and its children, `disabled` or `token`: what the user set, or else what follows
+    from whether there is a cluster to join and a token in the environment.
+
+    Never left to Ray, which looks whether a token file of some other cluster happens to lie in the home directory.
+    Raises ValueError for another value, and for `token` without a token.
+    """
+    has_token = bool(os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"))
+    mode = os.environ.setdefault("RAY_AUTH_MODE", "token" if joins and has_token else "disabled")
+    if mode not in ("token", "disabled"):
+        raise ValueError(f"RAY_AUTH_MODE is {mode!r}: set it to token or disabled, as the cluster has it.")
+    # A Ray started here makes a token where there is none.
+    if joins and mode == "token" and not has_token and not TOKEN_FILE.expanduser().is_file():
+        raise ValueError(
+            f"RAY_AUTH_MODE is token, but there is none: put the cluster's into {TOKEN_FILE}, or name its file in "
+            "RAY_AUTH_TOKEN_PATH."
+        )
+    return mode
+
+
 def _prepare_environment(address: str | None) -> None:
     """Sets what Ray reads from the environment when it is imported or started; the user's own settings stay."""
+    set_auth_mode(joins=address is not None)
     if address is None:
-        # A token file of some other cluster in the home directory must not lock a private, loopback Ray.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         # Workers of a Ray started here import this project from where it is, installed or not.
         root = str(Path(__file__).resolve().parents[1])
         paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
         if root not in paths:
             os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, *paths]))
-    else:
-        has_token = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-        os.environ.setdefault("RAY_AUTH_MODE", "token" if has_token else "disabled")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Protocol
 
 from pipelines.durable import sync
+from pipelines.filesystems import check_no_credentials
+from pipelines.inside import inside
 
 _TEMPORARY_SUFFIX = ".tmp"
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
@@ -99,7 +101,7 @@ class LocalStorage:
         return str(self._root)
 
     def _at(self, path: str) -> Path:
-        return self._root / path
+        return inside(self._root, path)
 
     def read_bytes(self, path: str) -> bytes:
         return self._at(path).read_bytes()
@@ -233,9 +235,10 @@ def open_storage(uri: str | os.PathLike[str]) -> Storage:
     """The storage at a local path, a `file://` URI or an `s3://` URI. Nothing is created until something is written.
 
     Raises:
-        ValueError: the URI has another scheme.
+        ValueError: the URI has another scheme, or carries credentials.
     """
     text = os.fspath(uri)
+    check_no_credentials(text, "a storage address")
     scheme, separator, rest = text.partition("://")
     if not separator:
         return LocalStorage(Path(text))

@@ -132,10 +132,11 @@ install_test_kernels() {
         say "  note: $wanted could not be installed (see $VENV/setup.log); only tests of its kernels need it"
 }
 
-# What pip finds inconsistent, but for packages that mamba-ssm asks for and Mamba-2 never loads.
+# What pip finds inconsistent, but for packages that mamba-ssm asks for and Mamba-2 never loads, and lmms-eval's of tasks
+# and models that are not ours.
 remarks() {
     "$VENV/bin/python" -m pip check 2>&1 | tee -a "$VENV/setup.log" |
-        grep -vE '^(mamba-ssm .* requires (tilelang|apache-tvm-ffi|quack-kernels|ninja)|No broken requirements)' || true
+        grep -vE '^(mamba-ssm .* requires (tilelang|apache-tvm-ffi|quack-kernels|ninja)|lmms-eval .* (requires|has requirement) |No broken requirements)' || true
 }
 
 # Loads what every command loads. It shows that the installation works, and it compiles these modules once: compiling all
@@ -178,11 +179,11 @@ main() {
     "$VENV/bin/python" "$pip_wheel/pip" install --quiet --no-index "$pip_wheel" >>"$VENV/setup.log" 2>&1 ||
         failed "pip could not be installed"
     if [ "$target" = cuda ]; then
-        install_lock requirements/cpu.lock requirements/dev.lock requirements/gpu.lock
+        install_lock requirements/cpu.lock requirements/dev.lock requirements/lmms-eval.lock requirements/gpu.lock
         install_kernels
     else
         install_cpu_torch
-        install_lock requirements/cpu.lock requirements/dev.lock
+        install_lock requirements/cpu.lock requirements/dev.lock requirements/lmms-eval.lock
         install_test_kernels
     fi
     pip_install project 1 --no-build-isolation --editable . || failed "the project itself could not be installed"

@@ -6,6 +6,8 @@ pointed at wrongly is 2, and anything else is 1.
 
 from __future__ import annotations
 
+from pipelines.redaction import redacted_text
+
 FAILED, BAD_CONFIGURATION, REFUSED, PREEMPTED = 1, 2, 3, 75
 
 
@@ -21,7 +23,7 @@ def exit_code_of(error: BaseException) -> int:
 
 def paragraph_of(error: BaseException) -> str:
     """The message, without a traceback. What is not meant for users is named by its class, with the way to see more."""
-    text = str(error).strip()
+    text = redacted_text(str(error)).strip()
     if isinstance(error, FileNotFoundError) and error.filename:
         text = f"{error.filename} does not exist."
     if isinstance(error, (ValueError, FileNotFoundError, ConnectionError)) or hasattr(error, "exit_code"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +13,7 @@ from jobs.cli.output import human_seconds, print_config, print_json, print_pairs
 from jobs.cli.session import SESSION
 
 if TYPE_CHECKING:
+    from pipelines.evaluation.config import EvaluationConfig
     from pipelines.evaluation.job import EvaluationProgress
     from pipelines.evaluation.plan import EvaluationPlan
     from pipelines.evaluation.result import EvaluationResult
@@ -55,15 +58,63 @@ def evaluate(
     """Ask a model every multiple-choice question of a split or a benchmark, each video encoded once.
 
     Answers are written as they come; the same command continues after an interruption and returns a finished result.
+    `vamba evaluate compare A B` sets two results beside each other.
 
     \b
     Example:
       vamba evaluate stage2 --data data/demo --control shuffled-video
       vamba evaluate stage2 --benchmark lvbench --data benchmarks/LVBench --protocol vamba
     """
-    from pipelines.evaluation.config import EvaluationConfig
     from pipelines.evaluation.job import run_evaluation
-    from pipelines.evaluation.plan import CONTROL, plan_evaluation
+    from pipelines.evaluation.plan import plan_evaluation
+
+    resolved = configured(
+        model=model,
+        model_option=model_option,
+        data=data,
+        benchmark=benchmark,
+        protocol=protocol,
+        limit=limit,
+        categories=categories,
+        split=split,
+        name=name,
+        control=control,
+        address=address,
+        config=config,
+        set_=set_,
+    )
+    if dry_run:
+        print_config(resolved)
+        _print_plan(plan_evaluation(resolved))
+        return
+    result = run_evaluation(resolved, _show)
+    SESSION.end_progress()
+    if json:
+        print_json(result)
+    else:
+        print_result(result)
+
+
+def configured(
+    *,
+    model: str | None,
+    model_option: str | None,
+    data: str | None,
+    benchmark: str | None,
+    protocol: str | None,
+    limit: int | None,
+    categories: str | None,
+    split: str | None,
+    name: str | None,
+    control: str | None,
+    address: str | None,
+    config: Path | None,
+    set_: Sequence[str] | None,
+    **_: object,
+) -> EvaluationConfig:
+    """The configuration that the command's options describe; those that say how it is run are passed over."""
+    from pipelines.evaluation.config import EvaluationConfig
+    from pipelines.evaluation.plan import CONTROL
 
     if control not in (None, CONTROL):
         raise ValueError(f"--control {control!r} is not known; there is {CONTROL}.")
@@ -81,17 +132,7 @@ def evaluate(
         "shuffle_videos": True if control else None,
         "address": address,
     }
-    resolved = resolve_config(EvaluationConfig, recipe=None, file=config, assignments=set_, arguments=arguments)
-    if dry_run:
-        print_config(resolved)
-        _print_plan(plan_evaluation(resolved))
-        return
-    result = run_evaluation(resolved, _show)
-    SESSION.end_progress()
-    if json:
-        print_json(result)
-    else:
-        print_result(result)
+    return resolve_config(EvaluationConfig, recipe=None, file=config, assignments=set_, arguments=arguments)
 
 
 def _show(progress: EvaluationProgress) -> None:
@@ -132,12 +173,25 @@ def print_result(result: EvaluationResult) -> None:
             "chance": "unknown" if result.chance is None else f"{result.chance:.1%}",
             "coverage": f"{result.coverage:.1%} of {result.num_questions} questions"
             + (" (a subset: passes no gate)" if result.subset else ""),
+            **_frame_cache(result),
             "backends": "; ".join(result.backends) or "nothing ran",
             "results": result.directory,
+            **_heat_map(result),
             "MLflow run": result.mlflow_run_id or "not logged",
             "seconds": f"{result.seconds:.1f}",
         },
     )
+
+
+def _heat_map(result: EvaluationResult) -> dict[str, str]:
+    from pipelines.evaluation.heat_map import HEAT_MAP_NAME, cells_of
+
+    return {"by length and depth": f"{result.directory}/{HEAT_MAP_NAME}"} if cells_of(result) else {}
+
+
+def _frame_cache(result: EvaluationResult) -> dict[str, str]:
+    hits, misses = result.frame_cache.get("hit", 0), result.frame_cache.get("miss", 0)
+    return {"frame cache": f"videos read from it: {hits}, decoded: {misses}"} if hits + misses else {}
 
 
 def _print_plan(plan: EvaluationPlan) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,21 +64,47 @@ def ingest(
       vamba ingest videos/ --out data/videos --conversations questions.jsonl
       vamba ingest more/ --out data/videos --append
     """
-    from pipelines.ingest.config import IngestConfig
     from pipelines.ingest.extension import Request
 
     if ffmpeg is not None:
         os.environ["VAMBA_FFMPEG"] = str(ffmpeg)
-    own = {"sources": tuple(sources), "out": out, "conversations": conversations, "ray_address": address}
-    # Without an option, what the configuration says.
-    arguments = {**own, "frames": {"store": store} if store else None, "partial": partial or None}
-    resolved = resolve_config(IngestConfig, recipe="ingest", file=config, assignments=set_, arguments=arguments)
+    resolved = configured(
+        sources=sources,
+        out=out,
+        conversations=conversations,
+        store=store,
+        partial=partial,
+        address=address,
+        config=config,
+        set_=set_,
+    )
     request = Request(append=append, retry_failures=retry_failures)
     if dry_run:
         print_config(resolved)
         _print_plan(resolved, request)
     else:
         _report(resolved, request, json=json)
+
+
+def configured(
+    *,
+    sources: Sequence[str],
+    out: str,
+    conversations: str | None,
+    store: str | None,
+    partial: bool,
+    address: str | None,
+    config: Path | None,
+    set_: Sequence[str] | None,
+    **_: object,
+) -> IngestConfig:
+    """The configuration that the command's options describe; those that say how it is run are passed over."""
+    from pipelines.ingest.config import IngestConfig
+
+    own = {"sources": tuple(sources), "out": out, "conversations": conversations, "ray_address": address}
+    # Without an option, what the configuration says.
+    arguments = {**own, "frames": {"store": store} if store else None, "partial": partial or None}
+    return resolve_config(IngestConfig, recipe="ingest", file=config, assignments=set_, arguments=arguments)
 
 
 def _report(resolved: IngestConfig, request: Request, *, json: bool) -> None:

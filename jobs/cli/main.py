@@ -11,18 +11,22 @@ from __future__ import annotations
 import faulthandler
 import functools
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from jobs.cli import (
     approve,
     ask,
     checkpoints,
+    cluster_jobs,
     data,
     doctor,
     evaluate,
+    evaluate_compare,
     history,
     ingest,
     model,
@@ -44,13 +48,24 @@ from jobs.cli import (
 )
 from jobs.cli.errors import exit_code_of, paragraph_of
 from jobs.cli.session import SESSION
+from pipelines.redaction import redacted_text
 
 HELP = """Train long-video models: videos to shards, shards to a trained hybrid, a trained model to a promoted version.
 
 A model is named by a directory, a run, models:/NAME/VERSION or models:/NAME@alias."""
 
+
+class _Verbs(typer.core.TyperGroup):
+    """Knows verbs of two words, where the first is a verb of its own: `evaluate MODEL`, `evaluate compare A B`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        two = " ".join(args[:2])
+        return super().resolve_command(ctx, [two, *args[2:]] if two in self.commands else args)
+
+
 app = typer.Typer(
     name="vamba",
+    cls=_Verbs,
     help=HELP,
     no_args_is_help=True,
     add_completion=False,
@@ -88,9 +103,10 @@ def _guarded(verb: Callable[..., None]) -> Callable[..., None]:
             # The reader of our output left (`vamba runs | head`).
             raise typer.Exit(0) from None
         except Exception as error:
-            if SESSION.debug:
-                raise
             SESSION.end_progress()
+            if SESSION.debug:
+                typer.echo(redacted_text("".join(traceback.format_exception(error))), err=True)
+                raise typer.Exit(exit_code_of(error)) from None
             typer.echo(f"vamba: {paragraph_of(error)}", err=True)
             raise typer.Exit(exit_code_of(error)) from None
 
@@ -103,6 +119,7 @@ app.command("ingest")(_guarded(ingest.ingest))
 app.command("train")(_guarded(train.train))
 app.command("resume")(_guarded(resume.resume))
 app.command("evaluate")(_guarded(evaluate.evaluate))
+app.command("evaluate compare")(_guarded(evaluate_compare.compare))
 app.command("ask")(_guarded(ask.ask))
 app.command("register")(_guarded(register.register))
 app.command("approve")(_guarded(approve.approve))
@@ -140,6 +157,12 @@ _group(
         "compare": runs_compare.compare,
         "profile": runs_profile.profile,
     },
+)
+_group(
+    "jobs",
+    "Follow, look at or stop what `vamba submit` sent.",
+    None,
+    {"logs": cluster_jobs.logs, "status": cluster_jobs.status, "stop": cluster_jobs.stop},
 )
 _group(
     "checkpoints",

@@ -28,6 +28,7 @@ def ls(json: AsJson = False) -> None:
     Example:
       vamba models ls --json
     """
+    from pipelines.redaction import redacted
     from pipelines.registry.listing import list_versions
     from pipelines.registry.tracking import tracking_uri
 
@@ -36,7 +37,7 @@ def ls(json: AsJson = False) -> None:
         print_json(versions)
         return
     if not versions:
-        print(f"No models in the registry at {tracking_uri()}. `vamba register RUN --as NAME` adds one.")
+        print(f"No models in the registry at {redacted(tracking_uri())}. `vamba register RUN --as NAME` adds one.")
         return
     rows = [
         (f"{item.name}/{item.version}", ", ".join(item.aliases), item.run, item.decision, item.created_at)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from jobs.cli.decision import Notify, finish
 from jobs.cli.options import Address, AsJson, Assignments, ConfigFile, DryRun, resolve_config
 from jobs.cli.output import print_config
+
+if TYPE_CHECKING:
+    from pipelines.registry.config import PromotionConfig
 
 
 def promote(
@@ -37,21 +42,37 @@ def promote(
       vamba promote vamba-demo/1 --to champion
       vamba promote vamba-demo/2 --force --reason "incident 12: version 1 answers nothing"
     """
-    from pipelines.registry.config import PromotionConfig
     from pipelines.registry.hooks import check_urls
     from pipelines.registry.promote import promote as run_promotion
 
     if force and not reason.strip():
         raise ValueError('--force needs --reason "…": it is kept with the checks that failed.')
     check_urls(notify or ())
+    resolved = configured(target=target, to=to, name=name, evaluation=evaluation, gates=gates, config=config, set_=set_)
+    if dry_run and not json:
+        print_config(resolved)
+    outcome = run_promotion(resolved, reason=reason.strip(), force=force, dry_run=dry_run)
+    finish(outcome, notify or (), title="Gate", address=address, json=json, dry_run=dry_run)
+
+
+def configured(
+    *,
+    target: str,
+    to: str,
+    name: str | None,
+    evaluation: Sequence[str] | None,
+    gates: str,
+    config: Path | None,
+    set_: Sequence[str] | None,
+    **_: object,
+) -> PromotionConfig:
+    """The configuration that the command's options describe; those that say how it is run are passed over."""
+    from pipelines.registry.config import PromotionConfig
+
     arguments = {
         "target": target,
         "alias": to,
         "register_as": name,
         "evaluations": tuple(evaluation) if evaluation else None,
     }
-    resolved = resolve_config(PromotionConfig, recipe=gates, file=config, assignments=set_, arguments=arguments)
-    if dry_run and not json:
-        print_config(resolved)
-    outcome = run_promotion(resolved, reason=reason.strip(), force=force, dry_run=dry_run)
-    finish(outcome, notify or (), title="Gate", address=address, json=json, dry_run=dry_run)
+    return resolve_config(PromotionConfig, recipe=gates, file=config, assignments=set_, arguments=arguments)

@@ -7,6 +7,8 @@ import sys
 import time
 from dataclasses import dataclass, field
 
+from pipelines.redaction import redacted_text
+
 _PLAIN_INTERVAL_S = 10.0
 _TERMINAL_INTERVAL_S = 0.1
 
@@ -25,7 +27,7 @@ class Session:
         """One line about what is going on."""
         if not self.quiet:
             self.end_progress()
-            print(text, file=sys.stderr, flush=True)
+            print(redacted_text(text), file=sys.stderr, flush=True)
 
     def progress(self, text: str, *, final: bool = False) -> None:
         """The current state of a long step: one line rewritten on a terminal, a line now and then elsewhere."""

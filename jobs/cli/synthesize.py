@@ -1,9 +1,11 @@
-"""`vamba synthesize`: needle videos with their questions, drawn from a seed."""
+"""`vamba synthesize`: long videos with questions about what is hidden in them, drawn from a seed."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,30 +13,37 @@ from jobs.cli.options import AsJson, Assignments, ConfigFile, DryRun, resolve_co
 from jobs.cli.output import human_seconds, print_config, print_json, print_pairs
 from jobs.cli.session import SESSION
 
+if TYPE_CHECKING:
+    from pipelines.evaluation.synthetic.video_plan import VideoPlan
+
 
 def synthesize(
-    suite: Annotated[str, typer.Argument(help="A suite recipe (needles_demo), or a YAML file.")],
+    suite: Annotated[str, typer.Argument(help="A suite recipe (needles_demo, vniah, vniah_small), or a YAML file.")],
     out: Annotated[Path, typer.Option(help="Folder for the videos and annotations.jsonl.")],
     config: ConfigFile = None,
     set_: Assignments = None,
     json: AsJson = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Write a needle suite: H.264 videos with sound and cuts in which a few cards are hidden, and questions about them.
+    """Write a suite: H.264 videos with sound and cuts in which a few cards are hidden, and questions about them.
+
+    A suite with `lengths_s` is a grid: needles by length and depth, and questions about order, number and the last one.
 
     \b
     Example:
       vamba synthesize needles_demo --out videos
+      vamba synthesize vniah --out videos/vniah --dry-run
     """
-    from pipelines.evaluation.synthetic.plan import SuiteConfig, plan_suite
+    from jobs.config import recipe_layer
+    from pipelines.evaluation.synthetic.grid import GridConfig
+    from pipelines.evaluation.synthetic.plan import SuiteConfig
     from pipelines.evaluation.synthetic.suite import write_suite
 
-    resolved = resolve_config(SuiteConfig, recipe=suite, file=config, assignments=set_, arguments={})
+    kind = GridConfig if "lengths_s" in recipe_layer(suite).tree else SuiteConfig
+    resolved = resolve_config(kind, recipe=suite, file=config, assignments=set_, arguments={})
     if dry_run:
         print_config(resolved)
-        plans = plan_suite(resolved)
-        counts = {"videos": len(plans), "questions": sum(len(plan.questions) for plan in plans)}
-        print_pairs("Plan", {**counts, "length": human_seconds(sum(plan.duration_s for plan in plans))})
+        _print_plan(resolved.plan())
         return
 
     def progress(done: int, total: int, video_s: float) -> None:
@@ -52,5 +61,23 @@ def synthesize(
             "videos": f"{summary.num_videos} in {summary.directory}",
             "length": human_seconds(summary.video_s),
             "questions": f"{summary.num_questions} in {summary.annotations}",
+        },
+    )
+
+
+def _print_plan(plans: Sequence[VideoPlan]) -> None:
+    from pipelines.evaluation.questions import count_options
+
+    questions = [question for plan in plans for question in plan.questions]
+    chance = sum(1 / count_options(question.text) for question in questions) / len(questions) if questions else 0
+    kinds = Counter(question.category for question in questions)
+    lengths = sorted(plan.duration_s for plan in plans)
+    print_pairs(
+        "Plan",
+        {
+            "videos": f"{len(plans)} of {human_seconds(lengths[0])} to {human_seconds(lengths[-1])}",
+            "length": human_seconds(sum(lengths)),
+            "questions": f"{len(questions)} ({', '.join(f'{number} {kind}' for kind, number in kinds.items())})",
+            "chance": f"{chance:.1%}",
         },
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -44,15 +46,29 @@ def train(
     Example:
       vamba train tiny_instruct --data data/demo --name stage2 --init-from stage1
     """
-    from pipelines.training.config import TrainingConfig
-
-    arguments = {"data": data, "name": name, "recipe": recipe, "model": {"init_from": init_from} if init_from else None}
-    resolved = resolve_config(TrainingConfig, recipe=recipe, file=config, assignments=set_, arguments=arguments)
+    resolved = configured(recipe=recipe, data=data, name=name, init_from=init_from, config=config, set_=set_)
     if dry_run:
         print_config(resolved)
         _print_plan(resolved)
         return
     train_and_show(resolved, address=address, here=here, json=json)
+
+
+def configured(
+    *,
+    recipe: str,
+    data: str,
+    name: str,
+    init_from: str | None,
+    config: Path | None,
+    set_: Sequence[str] | None,
+    **_: object,
+) -> TrainingConfig:
+    """The configuration that the command's options describe; those that say how it is run are passed over."""
+    from pipelines.training.config import TrainingConfig
+
+    arguments = {"data": data, "name": name, "recipe": recipe, "model": {"init_from": init_from} if init_from else None}
+    return resolve_config(TrainingConfig, recipe=recipe, file=config, assignments=set_, arguments=arguments)
 
 
 def train_and_show(config: TrainingConfig, *, address: str | None, here: bool, json: bool) -> None:

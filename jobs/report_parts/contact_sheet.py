@@ -64,7 +64,7 @@ def contact_sheet(data_uri: str, *, video: str = "", num_thumbnails: int = 24) -
         duration_s=sample.duration_ns / 1e9,
         num_frames=len(frames),
         thumbnails=tuple(
-            Thumbnail(data_uri=_thumbnail(picture), time=clock(sample.timestamps_ns[index] / 1e9))
+            Thumbnail(data_uri=thumbnail(picture), time=clock(sample.timestamps_ns[index] / 1e9))
             for index, picture in zip(indices, frames.decode(indices), strict=True)
         ),
     )
@@ -103,7 +103,8 @@ def _striking(colours_N3: np.ndarray, count: int) -> list[int]:
     return [start + int(distance[start:end].argmax()) for start, end in zip(edges, edges[1:], strict=False)]
 
 
-def _thumbnail(picture: np.ndarray) -> str:
+def thumbnail(picture: np.ndarray) -> str:
+    """uint8[H, W, 3] as a small JPEG, a data URI."""
     from PIL import Image
 
     image = Image.fromarray(picture)

@@ -70,7 +70,7 @@ def training_section(runs: Sequence[RunFacts]) -> str:
         '<span><i class="i-ring"></i>first computation of a step that was trained again</span>'
         '<span><i class="i-band"></i>steps after the checkpoint, trained again</span></div>'
     )
-    return _section("Training", "The loss of every step, across all attempts of each run.", "".join(parts) + legend)
+    return section("Training", "The loss of every step, across all attempts of each run.", "".join(parts) + legend)
 
 
 def history_section(histories: Sequence[RunHistory]) -> str:
@@ -79,7 +79,7 @@ def history_section(histories: Sequence[RunHistory]) -> str:
     if not told:
         return ""
     introduction = "Measured at every step; dashed lines are where an attempt began. Of repeated steps, the last time."
-    return _section("Inside the training", introduction, "".join(told))
+    return section("Inside the training", introduction, "".join(told))
 
 
 def evaluation_section(result: EvaluationResult | None, control: EvaluationResult | None) -> str:
@@ -119,14 +119,14 @@ def evaluation_section(result: EvaluationResult | None, control: EvaluationResul
         )
         for name, numbers in result.groups().items()
     ]
-    table = _table(("group", "accuracy", "std. error", "questions", "videos", "unparsed"), rows)
+    numbers_table = table(("group", "accuracy", "std. error", "questions", "videos", "unparsed"), rows)
     broken = ""
     if result.broken:
-        broken = _table(
-            ("video not evaluated", "reason"), [(video.source_uri, video.reason) for video in result.broken]
-        )
-    return _section(
-        "Evaluation by video length", introduction, accuracy_chart(bars, result.chance) + legend + table + broken
+        broken = table(("video not evaluated", "reason"), [(video.source_uri, video.reason) for video in result.broken])
+    return section(
+        "Evaluation by video length",
+        introduction,
+        accuracy_chart(bars, result.chance) + legend + numbers_table + broken,
     )
 
 
@@ -142,7 +142,7 @@ def sheet_section(sheet: ContactSheet | None) -> str:
         f"{sheet.video}: {clock(sheet.duration_s)}, {sheet.num_frames:,} frames stored. Of each of "
         f"{len(sheet.thumbnails)} equal spans, the frame that differs most from the video's median."
     )
-    return _section("The longest video, as sampled", introduction, f'<div class="sheet">{figures}</div>')
+    return section("The longest video, as sampled", introduction, f'<div class="sheet">{figures}</div>')
 
 
 def lineage_section(
@@ -164,15 +164,15 @@ def lineage_section(
     content = f'<div class="flow">{"<em>→</em>".join(boxes)}</div>'
     lineage = decision.get("lineage") or (runs[-1].lineage if runs else {})
     rows = [(label, lineage[key]) for key, label in _LINEAGE_ROWS if lineage.get(key)]
-    content += _table(("", ""), rows, code=True)
+    content += table(("", ""), rows, code=True)
     if decision:
         checks = [
             (_verdict(check["passed"]), check["name"], check["found"], check["required"])
             for check in decision["checks"]
         ]
         content += f"<h3>Gate for {escape(decision['alias'])}, {escape(decision['decided_at'])}</h3>"
-        content += _table(("", "check", "found", "required"), checks, raw_first=True)
-    return _section("Lineage and promotion", "Where the promoted version came from, by digest.", content)
+        content += table(("", "check", "found", "required"), checks, raw_first=True)
+    return section("Lineage and promotion", "Where the promoted version came from, by digest.", content)
 
 
 def failures_section(data: DataFacts | None) -> str:
@@ -181,9 +181,9 @@ def failures_section(data: DataFacts | None) -> str:
         return ""
     introduction = "Files that could not be ingested, each with its reason. Everything else is complete."
     if not data.failures:
-        return _section("Failures", "Every file was ingested.", "")
+        return section("Failures", "Every file was ingested.", "")
     rows = [(Path(row.source_uri).name, row.stage, row.error_class, row.message) for row in data.failures]
-    return _section("Failures", introduction, _table(("file", "stage", "class", "reason"), rows))
+    return section("Failures", introduction, table(("file", "stage", "class", "reason"), rows))
 
 
 def steps_section(steps: Sequence[StepTiming]) -> str:
@@ -193,7 +193,7 @@ def steps_section(steps: Sequence[StepTiming]) -> str:
     total = sum(step.seconds for step in steps)
     rows: list[tuple[object, ...]] = [(step.name, step.made, step.where, human_seconds(step.seconds)) for step in steps]
     rows.append(("all", "", "", human_seconds(total)))
-    return _section("What was made, and where", "", _table(("step", "made", "where", "took"), rows))
+    return section("What was made, and where", "", table(("step", "made", "where", "took"), rows))
 
 
 def data_text(data: DataFacts) -> str:
@@ -204,7 +204,8 @@ def data_text(data: DataFacts) -> str:
     )
 
 
-def _section(title: str, introduction: str, content: str) -> str:
+def section(title: str, introduction: str, content: str) -> str:
+    """A box with a heading. content: HTML."""
     text = f"<p>{escape(introduction)}</p>" if introduction else ""
     return f"<section><h2>{escape(title)}</h2>{text}{content}</section>"
 
@@ -214,9 +215,10 @@ def _box(kind: str, name: str, detail: str, *, last: bool = False) -> str:
     return f"<div{mark}><small>{escape(kind)}</small><strong>{escape(name)}</strong><code>{escape(detail)}</code></div>"
 
 
-def _table(
+def table(
     header: Sequence[str], rows: Sequence[Sequence[object]], *, code: bool = False, raw_first: bool = False
 ) -> str:
+    """Rows of text, escaped. code: all but the first column as code. raw_first: the first column is HTML."""
     if not rows:
         return ""
     head = "".join(f"<th>{escape(name)}</th>" for name in header) if any(header) else ""

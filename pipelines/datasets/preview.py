@@ -170,7 +170,7 @@ def _thumbnail(picture: Picture) -> str:
     from PIL import Image
 
     if isinstance(picture, bytes):
-        with Image.open(io.BytesIO(picture)) as image:
+        with Image.open(io.BytesIO(picture), formats=("JPEG",)) as image:
             small = image.convert("RGB")
     else:
         small = Image.fromarray(picture)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import IO, Any
 
+from vamba.data.h264 import ONLY_MP4
 from vamba.data.manifest import SampleRow
 
 _TOLERANCE_NS = 5_600  # half a unit of the stream's time base, 1/90000 s
@@ -18,7 +19,7 @@ def h264_problem(file: IO[bytes], row: SampleRow, timestamps_ns: Sequence[int], 
     import av
 
     try:
-        with av.open(file, "r") as container:
+        with av.open(file, "r", **ONLY_MP4) as container:
             stream = container.streams.video[0]
             context = stream.codec_context
             size = (row.width + row.width % 2, row.height + row.height % 2)

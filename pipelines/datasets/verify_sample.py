@@ -131,7 +131,7 @@ def _check_document(content: bytes, row: SampleRow, report: Report) -> dict[str,
         store_of(document)
         if not isinstance(times, list) or not isinstance(document["probe"], dict):
             raise ValueError('"timestamps_ns" is a list and "probe" an object')
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise Broken("json", f"the JSON is not a sample's: {reason}") from error
     counted: dict[str, Any] = {"num_frames": len(times), "num_conversations": len(conversations)}

@@ -9,13 +9,11 @@ rule of `vamba.streaming.placement` from what is free.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from pipelines.evaluation.decoding import stored_pixels
 from vamba.ops.backends import Backends, describe
 
 if TYPE_CHECKING:
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
 
     from vamba.data.batch import Grid
     from vamba.data.frames import FrameProcessing
-    from vamba.data.stored_frames import StoredFrames
     from vamba.streaming.memory import VideoMemory
     from vamba.streaming.placement import Placement, Wish
 
@@ -33,7 +30,7 @@ if TYPE_CHECKING:
 class Reply:
     """What one video's questions were answered, and what it took.
 
-    num_frames: read by the model. backends: what it ran on.
+    num_frames: read by the model. backends: what it ran on. cache: "hit" or "miss", "" where no frame cache is used.
     encode_s: decoding, patches and vision. answer_s: all questions.
     """
 
@@ -41,6 +38,7 @@ class Reply:
     num_frames: int
     num_video_tokens: int
     backends: str
+    cache: str
     encode_s: float
     answer_s: float
 
@@ -77,21 +75,6 @@ class Answerer:
     def backends(self) -> str:
         """What it runs on, in a line."""
         return describe(self.model.ops.names)
-
-    def answer(self, frames: StoredFrames, questions: Sequence[str], *, max_new_tokens: int) -> Reply:
-        """Show the video once and ask everything."""
-        started = time.monotonic()
-        memory = self.look(stored_pixels(frames), len(frames))
-        encoded = time.monotonic()
-        texts = self.ask(memory, questions, max_new_tokens=max_new_tokens)
-        return Reply(
-            texts=texts,
-            num_frames=len(frames),
-            num_video_tokens=memory.num_tokens,
-            backends=self.backends,
-            encode_s=encoded - started,
-            answer_s=time.monotonic() - encoded,
-        )
 
     def look(
         self,

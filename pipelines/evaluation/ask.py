@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pipelines.evaluation import confined
 from pipelines.evaluation.decoding import UnreadableVideoError, decoded_pixels, frames_at
 from pipelines.evaluation.why import Looked, looked, picture_format, write_picture
 from pipelines.ingest.config import FrameStorage, IngestConfig
@@ -135,14 +136,13 @@ class _Seen:
 def plan_ask(config: AskConfig) -> PlannedVideo:
     """Probe the file and choose its frames. Raises `UnreadableVideoError`."""
     from pipelines.ingest.plan import plan_video
-    from pipelines.ingest.probe import probe_video
     from pipelines.ingest.types import IngestError, VideoSource
 
     path = Path(config.video).expanduser().absolute()
     settings = IngestConfig(sources=(str(path),), out="-", sampling=config.sampling, frames=config.frames)
     source = VideoSource(id="video", uri=str(path), size_bytes=-1, mtime_ns=0, split="test", conversations=())
     try:
-        return plan_video(source, probe_video(source.location), settings)
+        return plan_video(source, confined.probe(source.location), settings)
     except IngestError as error:
         raise UnreadableVideoError(f"{path} can't be read as a video ({error.error_class}): {error.message}") from error
 

@@ -146,5 +146,6 @@ def _asked(question: BenchmarkQuestion, recipe: Recipe) -> Question:
         answer=question.answer,
         num_options=len(question.options) or count_options(question.question),
         options=question.options,
+        time=question.time,
         groups=question.groups,
     )

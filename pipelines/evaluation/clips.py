@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.evaluation import confined
 from pipelines.evaluation.benchmarks.question import Clip
 from pipelines.evaluation.decoding import UnreadableVideoError, decoded_pixels, stored_pixels
 from pipelines.evaluation.protocols.recipe import FrameRule
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from pipelines.ingest.types import PlannedVideo, ProbedVideo
 
-_JPEG_QUALITY = 95
+JPEG_QUALITY = 95
 _ANY_EDGE = 16384  # pixels; no stored frame is scaled down
 _PICTURES = {".jpg", ".jpeg", ".png"}
 
@@ -63,10 +64,10 @@ def clip_pixels(shown: ShownClip, *, num_processes: int) -> ClipPixels:
     if not clip.exists:
         raise UnreadableVideoError(f"there is no {'folder' if clip.pictures_per_s else 'file'} {clip.path}")
     if clip.pictures_per_s:
-        files = _pictures(shown)
+        files = [read_jpeg(file) for _, file in picture_files(shown)]
         return ClipPixels(pieces=_decoded(files), num_frames=len(files))
-    planned = _plan(shown)
-    pieces = decoded_pixels(planned, _JPEG_QUALITY, num_processes)
+    planned = plan_clip(shown)
+    pieces = decoded_pixels(planned, JPEG_QUALITY, num_processes)
     return ClipPixels(pieces=pieces, num_frames=len(planned.timestamps_ns))
 
 
@@ -87,22 +88,22 @@ def part_of(total: int, clip: Clip, frames_per_s: float, first_number: int = 0) 
     return range(start, end)
 
 
-def _plan(shown: ShownClip) -> PlannedVideo:
+def plan_clip(shown: ShownClip) -> PlannedVideo:
+    """Which frames of a video file are shown, and how they are decoded. Raises UnreadableVideoError."""
     from pipelines.ingest.config import FrameStorage, IngestConfig
     from pipelines.ingest.plan import plan_video
-    from pipelines.ingest.probe import probe_video
     from pipelines.ingest.types import IngestError, VideoSource
 
-    path = shown.clip.path
+    path = str(Path(shown.clip.path).absolute())  # the decoder process has a working directory of its own
     settings = IngestConfig(
         sources=(path,),
         out="-",
         sampling=FrameSampling(policy="uniform", num_frames=shown.frames.num_frames),
-        frames=FrameStorage(long_edge=_ANY_EDGE, short_edge=_ANY_EDGE, jpeg_quality=_JPEG_QUALITY),
+        frames=FrameStorage(long_edge=_ANY_EDGE, short_edge=_ANY_EDGE, jpeg_quality=JPEG_QUALITY),
     )
     source = VideoSource(id="video", uri=path, size_bytes=-1, mtime_ns=0, split="test", conversations=())
     try:
-        return plan_video(source, _cut(probe_video(source.location), shown.clip), settings)
+        return plan_video(source, _cut(confined.probe(source.location), shown.clip), settings)
     except IngestError as error:
         raise UnreadableVideoError(f"{path} can't be read as a video ({error.error_class}): {error.message}") from error
 
@@ -119,12 +120,15 @@ def _cut(probe: ProbedVideo, clip: Clip) -> ProbedVideo:
     return replace(probe, is_shown=probe.is_shown & inside)
 
 
-def _pictures(shown: ShownClip) -> list[bytes]:
+def picture_files(shown: ShownClip) -> list[tuple[float, Path]]:
+    """(seconds from the beginning, file) of the pictures that are shown of a folder. Raises UnreadableVideoError."""
     files = sorted(path for path in Path(shown.clip.path).iterdir() if path.suffix.lower() in _PICTURES)
     if not files:
         raise UnreadableVideoError(f"the folder {shown.clip.path} holds no pictures")
     part = part_of(len(files), shown.clip, shown.clip.pictures_per_s, first_number=1)
-    return [_jpeg(files[part[index]]) for index in uniform_indices(shown.frames.num_frames, len(part))]
+    rate = shown.clip.pictures_per_s
+    chosen = [part[index] for index in uniform_indices(shown.frames.num_frames, len(part))]
+    return [(index / rate, files[index]) for index in chosen]
 
 
 def _decoded(files: list[bytes]) -> Generator[np.ndarray, None, None]:
@@ -133,13 +137,14 @@ def _decoded(files: list[bytes]) -> Generator[np.ndarray, None, None]:
     yield from stored_pixels(JpegFrames(files))
 
 
-def _jpeg(file: Path) -> bytes:
+def read_jpeg(file: Path) -> bytes:
+    """A picture as a JPEG file."""
     if file.suffix.lower() != ".png":
         return file.read_bytes()
     import numpy as np
     import simplejpeg
     from PIL import Image
 
-    with Image.open(file) as picture:
+    with Image.open(file, formats=("PNG", "JPEG")) as picture:
         pixels = np.ascontiguousarray(picture.convert("RGB"))
-    return bytes(simplejpeg.encode_jpeg(pixels, quality=_JPEG_QUALITY, colorspace="RGB", colorsubsampling="420"))
+    return bytes(simplejpeg.encode_jpeg(pixels, quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="420"))

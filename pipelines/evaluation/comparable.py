@@ -20,7 +20,8 @@ def differences(first: EvaluationResult, second: EvaluationResult) -> list[str]:
     }.items():
         if values[0] != values[1]:
             found.append(f"{name} {values[0]} and {values[1]}")
-    for name in sorted({*first.settings, *second.settings} - {"dtype"}):
+    known = first.settings and second.settings  # a dataset's were not recorded by older versions
+    for name in sorted({*first.settings, *second.settings} - {"dtype"}) if known else ():
         mine, other = first.settings.get(name), second.settings.get(name)
         if mine != other:
             found.append(f"{name} {mine} and {other}")
@@ -30,6 +31,8 @@ def differences(first: EvaluationResult, second: EvaluationResult) -> list[str]:
 def require_comparable(first: EvaluationResult, second: EvaluationResult) -> None:
     """Raise IncomparableError unless the two were asked the same questions in the same way."""
     found = differences(first, second)
+    if first.control != second.control:
+        found.insert(0, f"control {first.control or 'none'} and {second.control or 'none'}")
     if found:
         raise IncomparableError(
             f"The evaluations {first.name!r} and {second.name!r} can't be compared: {'; '.join(found)}. Evaluate one "

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from vamba.ops.backends import Backends
+
+if TYPE_CHECKING:
+    from vamba.streaming.placement import Wish
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +33,9 @@ class EvaluationConfig:
     dtype: of the model's weights and activations.
     num_frames, shortest_edge, longest_edge: of a benchmark's videos, edges in pixels; 0: what the protocol says.
     num_decoders: processes that decode a benchmark's video; 0: the cores, shared by the replicas.
+    frame_cache_gb: of disk for a benchmark's decoded and resized frames, in VAMBA_HOME/cache/frames; 0: none is kept.
+    batch_size: questions about a video that are answered together; 0: all of them. It changes time and memory alone.
+    kv: where what was seen of a video lies, see `vamba.streaming.placement`.
     num_questions: first so many questions only (0: all). categories: these only. Either marks the result as a subset.
     length_edges_s: limits of the video-length groups, in seconds, ascending.
     num_replicas: model replicas side by side, as Ray actors when above 1 or when `address` names a Ray cluster.
@@ -53,6 +60,9 @@ class EvaluationConfig:
     shortest_edge: int = 0
     longest_edge: int = 0
     num_decoders: int = 0
+    frame_cache_gb: float = 50.0
+    batch_size: int = 0
+    kv: Literal["auto", "device", "host", "disk"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     backends: Backends = field(default_factory=Backends)
@@ -67,9 +77,11 @@ class EvaluationConfig:
         for name in ("num_replicas", "num_control_videos", "control_repeats"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}, but it must be at least 1.")
-        for name in ("max_new_tokens", "num_frames", "shortest_edge", "longest_edge", "num_decoders"):
+        for name in ("max_new_tokens", "num_frames", "shortest_edge", "longest_edge", "num_decoders", "batch_size"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` is {getattr(self, name)}: use 0 for the default, or a positive number.")
+        if not 0 <= self.frame_cache_gb < math.inf:
+            raise ValueError(f"`frame_cache_gb` is {self.frame_cache_gb}: use 0 for no cache, or a positive number.")
         if self.num_questions < 0:
             raise ValueError(f"`num_questions` is {self.num_questions}: use 0 for all questions, or a positive number.")
         if list(self.length_edges_s) != sorted(set(self.length_edges_s)) or any(
@@ -102,3 +114,10 @@ class EvaluationConfig:
     def is_subset(self) -> bool:
         """True when not every question is asked: such a result passes no gate."""
         return bool(self.num_questions or self.categories)
+
+    @property
+    def wish(self) -> Wish:
+        """Where what is seen is to lie."""
+        from vamba.streaming.placement import Wish
+
+        return Wish(kv=self.kv)

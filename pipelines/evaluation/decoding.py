@@ -12,12 +12,14 @@ import os
 from collections import deque
 from collections.abc import Collection, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipelines.evaluation import confined
 from pipelines.evaluation.ahead import ahead
 from vamba.data.frames import decode_jpegs
 
@@ -55,7 +57,7 @@ def decoded_pixels(planned: PlannedVideo, jpeg_quality: int, num_processes: int)
     return ahead(_pieces(files, planned.width, planned.height), _PIECES_AHEAD)
 
 
-def stored_pixels(frames: StoredFrames) -> Iterator[np.ndarray]:
+def stored_pixels(frames: StoredFrames) -> Generator[np.ndarray, None, None]:
     """uint8[N, H, W, 3] of consecutive frames of a sample."""
     size = _PIECE_FRAMES
     start = 0
@@ -95,31 +97,39 @@ def _pieces(files: Iterable[bytes], width: int, height: int) -> Iterator[np.ndar
 
 
 def _in_processes(requests: list[DecodeRequest], count: int) -> Iterator[bytes]:
-    pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=confined.prepare)
     try:
         running: deque[Future[list[bytes]]] = deque()
         for request in requests:
-            running.append(pool.submit(_decoded, request))
+            running.append(pool.submit(_decoded_in_the_pool, request))
             if len(running) > count + _SEGMENTS_AHEAD:
                 yield from running.popleft().result()
         while running:
             yield from running.popleft().result()
+    except BrokenProcessPool as error:
+        raise UnreadableVideoError(
+            f"{requests[0].uri} can't be decoded: the process that did was killed, as happens where memory is short"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _decoded(request: DecodeRequest) -> list[bytes]:
-    """One segment, the slow way where the fast one fails, as in an ingest."""
-    from pipelines.ingest.decode import decode_segment, decode_sequentially
     from pipelines.ingest.types import IngestError
 
     try:
-        return decode_segment(request)
-    except IngestError:
-        try:
-            return decode_sequentially(request)
-        except IngestError as error:
-            raise _unreadable(request, error) from error
+        return confined.decode(request)
+    except IngestError as error:
+        raise _unreadable(request, error) from error
+
+
+def _decoded_in_the_pool(request: DecodeRequest) -> list[bytes]:
+    from pipelines.ingest.types import IngestError
+
+    try:
+        return confined.decode_here(request)
+    except IngestError as error:
+        raise _unreadable(request, error) from error
 
 
 def _counted(request: DecodeRequest) -> Iterator[bytes]:

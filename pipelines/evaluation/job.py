@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from pipelines.evaluation.answering import Answerer, Reply, chance_level
+from pipelines.evaluation.asked import write_asked
 from pipelines.evaluation.benchmarks.hourvideo import hourvideo_predictions
 from pipelines.evaluation.config import EvaluationConfig
+from pipelines.evaluation.heat_map import write_heat_map
 from pipelines.evaluation.plan import CONTROL, plan_evaluation
 from pipelines.evaluation.plan_types import MISSING, EvaluationPlan, Showing
 from pipelines.evaluation.questions import BrokenVideo
@@ -68,21 +71,26 @@ def run_evaluation(config: EvaluationConfig, progress: Progress | None = None) -
         finished = read_result(plan.directory)
         if not _brought_since(finished, open_showings):
             return finished
+    write_asked(plan, config)
     broken = list(plan.broken)
     ticker = _Ticker(plan, open_showings, answers, progress)
     backends: set[str] = set()
+    cache: Counter[str] = Counter()
     for showing, outcome in _replies(config, plan, open_showings):
         if isinstance(outcome, BrokenVideo):
             broken.append(outcome)
             ticker.advance(showing, [])
             continue
         backends.add(outcome.backends)
+        cache[outcome.cache] += 1
         rows = [_answer(plan, showing, index, text) for index, text in enumerate(outcome.texts)]
         log.append(rows)
         answers += rows
         ticker.advance(showing, rows)
     _write_predictions(plan, answers)
     result = _summarise(config, plan, answers, broken, backends, seconds=time.monotonic() - started)
+    result = replace(result, frame_cache={use: cache[use] for use in ("hit", "miss") if cache["hit"] + cache["miss"]})
+    write_heat_map(result)
     if config.log_to_mlflow:
         result = replace(result, mlflow_run_id=log_result(result, plan.directory / ANSWERS_NAME))
     result.write()
@@ -189,6 +197,7 @@ def _summarise(
         macro=scores.macro if plan.benchmark else None,
         settings=plan.settings,
         missing_parts=plan.benchmark.missing_parts if plan.benchmark else (),
+        scoring=plan.recipe.scoring,
     )
 
 

@@ -54,13 +54,16 @@ class Pairs:
 
     def of_category(self, category: str) -> Pairs:
         """Those of one category."""
-        kept = [index for index, name in enumerate(self.categories) if name == category]
+        return self.at([index for index, name in enumerate(self.categories) if name == category])
+
+    def at(self, kept: Sequence[int]) -> Pairs:
+        """Those with these indices."""
         return Pairs(
             questions=tuple(self.questions[index] for index in kept),
             videos=tuple(self.videos[index] for index in kept),
             categories=tuple(self.categories[index] for index in kept),
-            correct_a=self.correct_a[kept],
-            correct_b=self.correct_b[kept],
+            correct_a=self.correct_a[list(kept)],
+            correct_b=self.correct_b[list(kept)],
             num_only_a=0,
             num_only_b=0,
         )
@@ -118,8 +121,8 @@ def difference(pairs: Pairs, *, confidence: float = 0.95, num_draws: int = NUM_D
     gains = b.astype(np.float64) - a.astype(np.float64)
     names, video = np.unique(np.array(pairs.videos), return_inverse=True)
     low, high = _interval(
-        np.bincount(video, weights=gains).astype(np.float64),
-        np.bincount(video).astype(np.float64),
+        np.bincount(video, weights=gains).astype(np.float64)[:, None],
+        np.bincount(video).astype(np.float64)[:, None],
         confidence,
         num_draws,
     )
@@ -147,6 +150,25 @@ def difference_by_category(
     }
 
 
+def macro_interval(
+    pairs: Pairs, members: Sequence[Sequence[int]], *, confidence: float = 0.95, num_draws: int = NUM_DRAWS
+) -> tuple[float | None, float | None]:
+    """Ends of the interval of the mean, over groups, of the groups' differences; None for fewer than two videos.
+
+    members: indices of each group's pairs, none of them empty. A group none of whose videos was drawn is left out of
+    that draw's mean.
+    """
+    gains = pairs.correct_b.astype(np.float64) - pairs.correct_a.astype(np.float64)
+    names, video = np.unique(np.array(pairs.videos), return_inverse=True)
+    size = len(names)
+    gains_VG, counts_VG = (
+        np.stack([np.bincount(video[list(own)], weights=values[list(own)], minlength=size) for own in members], axis=1)
+        for values in (gains, np.ones_like(gains))
+    )
+    some = counts_VG.sum(axis=1) > 0
+    return _interval(gains_VG[some], counts_VG[some], confidence, num_draws)
+
+
 def _by_key(answers: Iterable[AnsweredQuestion]) -> dict[str, AnsweredQuestion]:
     found: dict[str, AnsweredQuestion] = {}
     for answer in answers:
@@ -157,10 +179,10 @@ def _by_key(answers: Iterable[AnsweredQuestion]) -> dict[str, AnsweredQuestion]:
 
 
 def _interval(
-    gains_V: NDArray[np.float64], counts_V: NDArray[np.float64], confidence: float, num_draws: int
+    gains_VG: NDArray[np.float64], counts_VG: NDArray[np.float64], confidence: float, num_draws: int
 ) -> tuple[float | None, float | None]:
-    """Ends of the interval of sum(gains) / sum(counts) when V videos are drawn with replacement."""
-    num_videos = len(counts_V)
+    """Ends of the interval of the mean over G groups of sum(gains) / sum(counts), V videos drawn with replacement."""
+    num_videos = len(counts_VG)
     if num_videos < 2:
         return None, None
     rng = np.random.default_rng([_SEED, num_videos])
@@ -168,7 +190,9 @@ def _interval(
     means: list[NDArray[np.float64]] = []
     for start in range(0, num_draws, _DRAWS_AT_ONCE):
         times_DV = rng.multinomial(num_videos, shares, size=min(_DRAWS_AT_ONCE, num_draws - start))
-        means.append((times_DV @ gains_V) / (times_DV @ counts_V))
+        gains_DG, counts_DG = times_DV @ gains_VG, times_DV @ counts_VG
+        shares_DG = np.divide(gains_DG, counts_DG, out=np.full_like(gains_DG, np.nan), where=counts_DG > 0)
+        means.append(np.nanmean(shares_DG, axis=1))
     tail = expanded_tail(1 - confidence, num_videos)
     low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
     return float(low), float(high)

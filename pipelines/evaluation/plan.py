@@ -84,6 +84,7 @@ def plan_evaluation(config: EvaluationConfig) -> EvaluationPlan:
         recipe=_AS_IS,
         dataset=config.dataset_name,
         is_subset=config.is_subset,
+        settings={"max_new_tokens": max_new_tokens, "dtype": config.dtype},
     )
 
 

@@ -33,7 +33,7 @@ class EvaluationPlan:
     """All that will be asked. identity: what the answers depend on; equal identities may share an answer file.
 
     recipe: how it is asked and scored. dataset: as metric names carry it. benchmark: None for an ingested dataset.
-    settings: frames and tokens, where a benchmark is asked. is_subset: not every question there is.
+    settings: tokens, and of a benchmark the frames. is_subset: not every question there is.
     """
 
     name: str

@@ -33,6 +33,7 @@ class Question:
     key: unique in the dataset. video: id of the sample it is about. duration_s: of that video.
     text: as the model is asked. answer: the right letter, "" where it is not published. num_options: 0 where the text
     lists none. options: their texts, where an answer rule reads them. groups: all groupings of a benchmark's questions.
+    time: of the video that is asked about, "" where that is not published.
     """
 
     key: str
@@ -43,6 +44,7 @@ class Question:
     answer: str
     num_options: int
     options: tuple[str, ...] = ()
+    time: str = ""
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
@@ -110,6 +112,7 @@ def _questions(row: SampleRow, conversations: Sequence[Conversation]) -> list[Qu
                 text=text,
                 answer=answer[1],
                 num_options=count_options(text),
+                groups={name: (label,) for name, label in conversation.groups.items()},
             )
         )
     return found

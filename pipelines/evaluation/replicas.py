@@ -7,10 +7,13 @@ that dies is restarted by Ray and its video is shown again, up to three times.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pipelines.capacity import evaluation_needs, require_room_here
 from pipelines.evaluation.answering import Answerer, Reply
 from pipelines.evaluation.config import EvaluationConfig
 from pipelines.evaluation.plan import Showing
@@ -41,12 +44,12 @@ def replies_from_replicas(
     address = config.address or os.environ.get("RAY_ADDRESS")
     num_cpus = None if address else max(os.cpu_count() or 1, config.num_replicas)
     with ray_session(address, num_cpus):
-        num_gpus = (
-            1 if config.device == "cuda" or (config.device == "auto" and ray.cluster_resources().get("GPU")) else 0
-        )
-        actor = ray.remote(num_cpus=1, num_gpus=num_gpus, max_restarts=_MAX_RESTARTS, max_task_retries=_MAX_RESTARTS)(
-            Replica
-        )
+        needs = evaluation_needs(config, has_gpus=bool(ray.cluster_resources().get("GPU")))
+        if address:
+            require_room_here(replace(needs, fewest=min(needs.fewest, len(showings))), _tell)
+        actor = ray.remote(
+            num_cpus=needs.cpus, num_gpus=needs.gpus, max_restarts=_MAX_RESTARTS, max_task_retries=_MAX_RESTARTS
+        )(Replica)
         replicas: list[Any] = [actor.remote(config, directory) for _ in range(min(config.num_replicas, len(showings)))]
         # Longest videos first, so that no replica is left alone with an hour at the end.
         waiting = sorted(showings, key=lambda showing: showing.source.num_frames)
@@ -61,3 +64,8 @@ def replies_from_replicas(
             if waiting:
                 showing = waiting.pop()
                 running[replica.show.remote(showing)] = (replica, showing)
+
+
+def _tell(text: str) -> None:
+    """Beside the results, which are on stdout."""
+    print(text, file=sys.stderr, flush=True)

@@ -2,6 +2,7 @@
 
 {vamba_home}/evaluations/{name}/
     identity.json     what is evaluated: digests of model and data, protocol, split, control
+    questions.jsonl   what is asked, and about which frames
     answers.jsonl     one line per question, as they come
     predictions.json  for HourVideo's scorer
     evaluation.json   the result, written last
@@ -15,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipelines.evaluation.protocols.recipe import Scoring
 from pipelines.evaluation.questions import BrokenVideo
 from pipelines.evaluation.results import Tally, flat_metrics
 from pipelines.storage import open_storage, vamba_home
@@ -40,8 +42,9 @@ class EvaluationResult:
     subset: not every question of the split was asked. created_at: UTC, ISO 8601. seconds: of the last attempt.
     backends: what the model ran on in that attempt, a line per kind of machine.
     by_group: of a benchmark, its other groupings by name. micro, macro: the share of right answers, and the mean of the
-    groups' shares; `overall` has the one that the protocol takes. settings: frames and tokens of a benchmark.
-    missing_parts: annotation files that a benchmark's folder lacks.
+    groups' shares; `overall` has the one that the protocol takes. settings: tokens, and of a benchmark the frames.
+    missing_parts: annotation files that a benchmark's folder lacks. frame_cache: {"hit", "miss": videos}, of the last
+    attempt. scoring: which mean is `overall`, and of what.
     """
 
     name: str
@@ -71,6 +74,8 @@ class EvaluationResult:
     macro: float | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
     missing_parts: tuple[str, ...] = ()
+    scoring: Scoring = field(default_factory=Scoring)
+    frame_cache: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def metric_prefix(self) -> str:
@@ -122,8 +127,13 @@ def read_result(path: Path) -> EvaluationResult:
     document["missing_parts"] = tuple(document.get("missing_parts", ()))
     document["overall"] = Tally(**document["overall"]) if document["overall"] else None
     document["backends"] = tuple(document.get("backends", ()))
+    document["scoring"] = _scoring(document.get("scoring", {}))
     document["broken"] = tuple(BrokenVideo(**item) for item in document["broken"])
     return EvaluationResult(**document)
+
+
+def _scoring(values: Mapping[str, Any]) -> Scoring:
+    return Scoring(**{**values, "macro_of": tuple(values.get("macro_of", ()))})
 
 
 def evaluations_directory() -> Path:

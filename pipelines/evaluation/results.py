@@ -65,7 +65,7 @@ class AnswerLog:
         if len(whole) != len(data):
             with self.path.open("rb+") as file:
                 file.truncate(len(whole))
-        return [Answer(**json.loads(line)) for line in whole.splitlines()]
+        return _answers(whole)
 
     def append(self, answers: Iterable[Answer]) -> None:
         """Write the answers of one video and sync them to disk."""
@@ -74,6 +74,16 @@ class AnswerLog:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+
+
+def read_answers(path: Path) -> list[Answer]:
+    """The answers of an evaluation that another process may be writing: nothing is changed, a torn line left out."""
+    data = path.read_bytes()
+    return _answers(data[: data.rfind(b"\n") + 1])
+
+
+def _answers(lines: bytes) -> list[Answer]:
+    return [Answer(**json.loads(line)) for line in lines.splitlines()]
 
 
 def tally(answers: Sequence[Answer]) -> Tally:

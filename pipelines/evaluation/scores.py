@@ -33,8 +33,8 @@ def score(answers: Sequence[Answer], recipe: Recipe) -> Scores:
     counted = [answer for answer in scored if answer.raw or recipe.counts_empty]
     if not counted:
         return Scores(overall=None, by_category={}, by_group={}, micro=None, macro=None)
-    names = dict.fromkeys(name for answer in counted for name in answer.groups)
-    groups = {name: _members(counted, name) for name in names} or {"category": _members(counted, "category")}
+    names = dict.fromkeys(["category", *(name for answer in counted for name in answer.groups)])
+    groups = {name: _members(counted, name) for name in names}
     whole = tally(counted)
     parts = groups[recipe.macro_group]
     parts = {**{name: [] for name in recipe.macro_of}, **parts}

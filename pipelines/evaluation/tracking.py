@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.evaluation.heat_map import HEAT_MAP_NAME
 from pipelines.evaluation.result import EvaluationResult
 
 if TYPE_CHECKING:
@@ -35,7 +36,11 @@ def log_result(result: EvaluationResult, answers: Path) -> str:
     with tempfile.TemporaryDirectory() as folder:
         copy = replace(result, mlflow_run_id=run_id, directory=folder).write()
         client.log_artifact(run_id, str(copy), f"evaluations/{result.name}")
-    client.log_artifact(run_id, str(answers), f"evaluations/{result.name}")
+    if answers.is_file():  # not where every video is broken
+        client.log_artifact(run_id, str(answers), f"evaluations/{result.name}")
+    heat_map = Path(result.directory) / HEAT_MAP_NAME
+    if heat_map.exists():
+        client.log_artifact(run_id, str(heat_map), f"evaluations/{result.name}")
     if created:
         client.set_terminated(run_id)
     return str(run_id)

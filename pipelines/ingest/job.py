@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 
+from pipelines.capacity import ingest_needs, require_room_here
 from pipelines.ingest.batches import Position, next_position, shards_of_batch, take_batch
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.extension import Request, Work, find_work, is_current, work_key
@@ -101,6 +102,8 @@ class _Ray:
         address = self._config.ray_address
         self._progress.note("starting Ray" if address is None else f"connecting to Ray at {address}")
         self._session.enter_context(ray_session(address, self._config.num_cpus))
+        if address is not None:
+            require_room_here(ingest_needs(), self._progress.note)
         self._is_started = True
 
 

@@ -74,7 +74,7 @@ def _jsonl_rows(listing: str, file: io.TextIOWrapper) -> Iterator[Row]:
         if line.strip():
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (json.JSONDecodeError, RecursionError) as error:
                 raise ValueError(
                     f"{listing}, line {number} is not valid JSON: {error}; correct or remove the line"
                 ) from error
@@ -97,8 +97,8 @@ def _json_rows(listing: str, file: io.TextIOWrapper) -> Iterator[Row]:
             window.next_char()
         try:
             row = window.decode()
-        except json.JSONDecodeError as error:
-            raise ValueError(_not_json(listing, number, error.msg)) from error
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(_not_json(listing, number, json_problem(error))) from error
         yield f"row {number}", row
     window.skip()
     if window.next_char():
@@ -107,6 +107,11 @@ def _json_rows(listing: str, file: io.TextIOWrapper) -> Iterator[Row]:
 
 def _not_json(listing: str, number: int, reason: str) -> str:
     return f"{listing}, row {number} is not valid JSON in UTF-8: {reason}; correct the file"
+
+
+def json_problem(error: json.JSONDecodeError | RecursionError) -> str:
+    """What is wrong with a text that is no JSON, or JSON of no use."""
+    return error.msg if isinstance(error, json.JSONDecodeError) else "it is nested too deeply"
 
 
 class _Window:

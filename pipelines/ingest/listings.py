@@ -7,11 +7,12 @@ Data: listing → raw rows (listing_files.py) → `ListingRow`s, one at a time. 
 * the conversation is in `conversations` (a list of {"from", "value"}, or the JSON text of one), else `caption` or
   `text` answers a fixed instruction; a row without any of them only names its media;
 * a row with a conversation and no media is text only: it is counted, and nothing is made of it;
-* `id`, `split` and `category` (else `data_source`) are taken as they are; other columns are ignored.
+* `id`, `split`, `category` (else `data_source`) and `groups` are taken as they are; other columns are ignored.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -34,7 +35,7 @@ CAPTION_INSTRUCTIONS: Mapping[Media, str] = {
     "image": "<image>\nDescribe this image in detail.",
 }
 
-_COLUMNS = (*MEDIA_COLUMNS, *CAPTION_COLUMNS, "conversations", "id", "split", "category", "data_source")
+_COLUMNS = (*MEDIA_COLUMNS, *CAPTION_COLUMNS, "conversations", "id", "split", "category", "data_source", "groups")
 _PLACEHOLDER = re.compile("<(?:video|image)>")
 
 
@@ -143,14 +144,16 @@ def conversation_in(place: str, row: Mapping[str, Any], media: Media) -> Convers
     Raises:
         ValueError: it is malformed.
     """
-    labels = {"id": row.get("id", ""), "category": row.get("category", row.get("data_source", ""))}
+    labels: dict[str, Any] = {"id": row.get("id", ""), "category": row.get("category", row.get("data_source", ""))}
+    if row.get("groups"):
+        labels["groups"] = _groups_in(place, row["groups"])
     if "conversations" in row:
         turns = row["conversations"]
         try:
             if isinstance(turns, str):
                 turns = json.loads(turns)
             return Conversation.from_json({**labels, "conversations": turns})
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"{place}, column 'conversations', id {labels['id']!r}: {error}; write a list of "
                 '{"from": "human" or "gpt", "value": text}, or its JSON text'
@@ -165,6 +168,29 @@ def conversation_in(place: str, row: Mapping[str, Any], media: Media) -> Convers
         )
     turns = [{"from": "human", "value": CAPTION_INSTRUCTIONS[media]}, {"from": "gpt", "value": caption}]
     return Conversation.from_json({**labels, "conversations": turns})
+
+
+def _groups_in(place: str, value: Any) -> dict[str, str]:
+    """An object of labels, or its JSON text; of a Parquet row, which has every label of the column, without the nulls.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    groups = _json_or_text(value)
+    labels = {name: label for name, label in groups.items() if label is not None} if isinstance(groups, dict) else None
+    if labels is None or not all(isinstance(label, str) and label for label in labels.values()):
+        raise ValueError(
+            f"{place}, column 'groups': {str(value)[:80]!r} is not an object of labels; write "
+            '{"grouping": "label"}, or its JSON text'
+        )
+    return labels
+
+
+def _json_or_text(value: Any) -> Any:
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return json.loads(value)
+    return value
 
 
 def _check_text_only(place: str, row: Mapping[str, Any]) -> None:

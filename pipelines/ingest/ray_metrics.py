@@ -7,11 +7,11 @@ counts what earlier runs of it have done.
 from __future__ import annotations
 
 import time
-from urllib.parse import urlsplit, urlunsplit
 
 from pipelines.ingest.config import IngestConfig
 from pipelines.ingest.progress import IngestStatus, Progress
 from pipelines.ray_gauges import Gauges, GaugeSpec
+from pipelines.redaction import redacted
 
 METRICS: tuple[GaugeSpec, ...] = (
     GaugeSpec(name="vamba_ingest_videos_planned", unit="videos", description="Videos and images to ingest."),
@@ -31,7 +31,7 @@ class RayProgress:
     def __init__(self, inner: Progress, config: IngestConfig) -> None:
         self._inner = inner
         self._budget = config.max_failure_fraction
-        self._dataset = _without_password(config.out)
+        self._dataset = redacted(config.out)
         self._gauges = Gauges(METRICS, label="dataset")
         self._seen: tuple[str, int, float] | None = None
         self._grew_at = time.time()
@@ -61,8 +61,3 @@ class RayProgress:
             "last_progress_timestamp_seconds": self._grew_at,
         }
         return {f"vamba_ingest_{name}": float(value) for name, value in known.items() if value is not None}
-
-
-def _without_password(uri: str) -> str:
-    parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-from pipelines.ingest.reproduce import redacted
 from pipelines.ingest.types import IngestError
+from pipelines.redaction import redacted, redacted_text
 
 _MAX_ATTEMPTS = 5
 _FIRST_PAUSE_S = 0.25  # doubled after each attempt: four pauses of 4 s in all
@@ -115,5 +115,5 @@ def _message(error_class: str, uri: str, error: Exception) -> str:
         return f"there is no object at {place}"
     if error_class == "permission_denied":
         return f"{place} may not be read with these credentials"
-    reason = str(error).partition("\n")[0].replace(uri, place)
+    reason = redacted_text(str(error).partition("\n")[0].replace(uri, place))
     return f"{place} could not be read in {_MAX_ATTEMPTS} attempts: {reason}"

@@ -7,12 +7,11 @@ POSIX shell, and safe to pass on: what may be a credential in a URI is blotted o
 from __future__ import annotations
 
 import shlex
-from urllib.parse import urlsplit, urlunsplit
 
 from pipelines.ingest.types import Location
+from pipelines.redaction import redacted
 
 FIRST_VIDEO_STREAM = "v:0"  # for a file of which no stream was chosen, because probing failed
-_BLOT = "REDACTED"
 
 
 def ffmpeg_command(source: Location, stream: int | str) -> str:
@@ -31,20 +30,3 @@ def ffmpeg_command(source: Location, stream: int | str) -> str:
 
 def _ffmpeg(url: str, stream: int | str) -> str:
     return shlex.join(["ffmpeg", "-v", "error", "-i", url, "-map", f"0:{stream}", "-f", "null", "-"])
-
-
-def redacted(uri: str) -> str:
-    """A URI without user, password and the values of its query, where presigned links carry signatures.
-
-    All values go, since no list of the names under which services sign is complete. A plain path has none of these.
-    """
-    if "://" not in uri:
-        return uri
-    parts = urlsplit(uri)
-    host = parts.netloc.rpartition("@")[2]
-    query = "&".join(
-        f"{name}={_BLOT}" if separator else _BLOT
-        for name, separator, _ in (item.partition("=") for item in parts.query.split("&") if item)
-    )
-    netloc = f"{_BLOT}@{host}" if host != parts.netloc else host
-    return urlunsplit((parts.scheme, netloc, parts.path, query, _BLOT if parts.fragment else ""))

@@ -8,23 +8,19 @@ av, numpy and simplejpeg, and Pillow with the first image; nothing heavier.
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import pickle
 import pkgutil
-import resource
 import signal
 import sys
-import time
 from typing import Any, BinaryIO
 
 from pipelines.ingest import opening
+from pipelines.ingest.confinement import confine, limit_time
 from pipelines.ingest.types import IngestError
 from pipelines.ingest.wire import LENGTH, framed
 
 ALARM_MARGIN_S = 2.0  # the worker, if it lives, is faster
-_MAX_LOG_BYTES = 1 << 20  # the only file that a decoder may write is the one that its stderr goes to
-_MEMORY_MARGIN_BYTES = 1 << 30  # reserved by libraries and never used
 _PR_SET_PDEATHSIG = 1
 
 _HANDLERS = {
@@ -41,28 +37,19 @@ _HANDLERS = {
 
 def main() -> None:
     """Serves requests until the worker is gone."""
-    _confine(max_rss_bytes=int(sys.argv[1]) if len(sys.argv) > 1 else None)
+    _end_with_the_worker()
+    confine(max_rss_bytes=int(sys.argv[1]) if len(sys.argv) > 1 else None)
     worker = _Worker()
     opening.use_ranges(worker)
     while (request := worker.receive()) is not None:
         handler, arguments, limit_s = request
-        # With no handler set, the kernel ends this process, whatever native code is doing.
-        signal.setitimer(signal.ITIMER_REAL, limit_s + ALARM_MARGIN_S)
-        cpu_s = math.ceil(time.process_time() + limit_s + ALARM_MARGIN_S)
-        resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, resource.RLIM_INFINITY))
+        limit_time(limit_s + ALARM_MARGIN_S)
         answer = _answer(handler, arguments)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        limit_time(0)
         worker.send(answer)
 
 
-def _confine(max_rss_bytes: int | None) -> None:
-    """Takes from this process what decoding does not need."""
-    if max_rss_bytes is not None:  # faster than the worker, which looks now and then
-        limit_bytes = max_rss_bytes + _MEMORY_MARGIN_BYTES
-        resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing on fails instead
-    resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_LOG_BYTES, _MAX_LOG_BYTES))
+def _end_with_the_worker() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 

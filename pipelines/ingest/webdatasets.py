@@ -169,7 +169,7 @@ def _row(place: str, texts: dict[str, bytes]) -> dict[str, Any]:
     if "json" in texts:
         try:
             row = json.loads(texts["json"])
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{place} is not valid JSON: {error}; correct the member") from error
         if isinstance(row, list):
             row = {"conversations": row}

@@ -23,6 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from pipelines.redaction import redacted, redacted_text
 from pipelines.registry.anchor import record
 from pipelines.registry.audit import Entry, actor, open_audit_log, utc_now
 from pipelines.registry.tracking import open_client, tracking_uri
@@ -103,17 +104,6 @@ def sign(secret: str, timestamp: str, body: bytes) -> str:
     return f"sha256={digest}"
 
 
-def redacted(url: str) -> str:
-    """A URL without user, password, the values of its query and its fragment."""
-    try:
-        parts = urlsplit(url)
-        host = parts.netloc.rpartition("@")[2]
-    except ValueError:
-        return "(not a URL)"
-    query = "&".join(f"{item.partition('=')[0]}=…" for item in parts.query.split("&") if item)
-    return SplitResult(parts.scheme, host, parts.path, query, "").geturl()
-
-
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *arguments: Any, **named: Any) -> None:
         return None
@@ -144,7 +134,7 @@ def _attempt(url: str, body: bytes) -> tuple[str, bool]:
     except Exception as error:
         # A hook may fail in any way there is. The text of some errors holds the address.
         reason = getattr(error, "reason", None) or type(error).__name__
-        return str(reason)[:200].replace(url, redacted(url)), isinstance(error, ValueError)
+        return redacted_text(str(reason).replace(url, redacted(url)))[:200], isinstance(error, ValueError)
 
 
 def _headers(parts: SplitResult, body: bytes) -> Iterator[tuple[str, str]]:

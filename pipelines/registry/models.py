@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
+from pipelines.redaction import redacted
 from pipelines.registry.model_files import kept_path
 from pipelines.storage import open_storage, vamba_home
 
@@ -155,7 +156,7 @@ def _registered(ref: str) -> ResolvedModel:
         )
     except MlflowException as error:
         raise ModelNotFoundError(
-            f"{ref} is not in the registry at {tracking_uri()}. `vamba models ls` lists what is there."
+            f"{ref} is not in the registry at {redacted(tracking_uri())}. `vamba models ls` lists what is there."
         ) from error
     directory = version_directory(str(version.source), version.tags.get("model_digest", ""))
     if not is_model_directory(directory):

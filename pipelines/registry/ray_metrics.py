@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from pipelines.ray_gauges import Gauges, GaugeSpec
 from pipelines.ray_session import ray_session
@@ -72,6 +73,6 @@ def export_decisions(entries: Sequence[Entry], model: str, address: str | None) 
         import ray
 
         options = {"name": _ACTOR, "lifetime": "detached", "get_if_exists": True, "num_cpus": 0}
-        exporter = ray.remote(Exporter).options(**options).remote()
+        exporter: Any = ray.remote(Exporter).options(**options).remote()
         ray.get(exporter.set.remote(decision_counts(entries, model), model), timeout=_PATIENCE_S)
     return True

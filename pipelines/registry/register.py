@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipelines.redaction import redacted
 from pipelines.registry import history
 from pipelines.registry.anchor import record, require_whole
 from pipelines.registry.audit import AuditLog, actor, open_audit_log
@@ -103,9 +104,9 @@ def _refuse_local_source(ref: str) -> None:
     """A tracking server rejects sources on a local disk, which it could not serve to anyone else anyway."""
     if is_server(tracking_uri()):
         raise ValueError(
-            f"The model of {ref} lies on this machine, and the tracking server {tracking_uri()} takes no local "
-            "directories. Say which object store it is copied to with --store s3://BUCKET/PREFIX (or VAMBA_MODELS); "
-            "the server only gets the address. Or unset MLFLOW_TRACKING_URI to use the local registry."
+            f"The model of {ref} lies on this machine, and the tracking server {redacted(tracking_uri())} takes no "
+            "local directories. Say which object store it is copied to with --store s3://BUCKET/PREFIX (or "
+            "VAMBA_MODELS); the server only gets the address. Or unset MLFLOW_TRACKING_URI to use the local registry."
         )
 
 

@@ -10,6 +10,7 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
+from pipelines.redaction import redacted, redacted_text
 from pipelines.storage import vamba_home
 
 if TYPE_CHECKING:
@@ -57,8 +58,8 @@ def open_client() -> MlflowClient:
         client.get_experiment_by_name(EXPERIMENT)
     except Exception as error:
         raise ConnectionError(
-            f"MLflow at {uri} can't be used: {' '.join(str(error).split())[:300]} Check MLFLOW_TRACKING_URI; "
-            f"unset, a SQLite file in VAMBA_HOME ({vamba_home()}) is used."
+            f"MLflow at {redacted(uri)} can't be used: {redacted_text(' '.join(str(error).split()))[:300]} Check "
+            f"MLFLOW_TRACKING_URI; unset, a SQLite file in VAMBA_HOME ({vamba_home()}) is used."
         ) from error
     logging.getLogger("alembic").setLevel(logging.ERROR)
     return client

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipelines.inside import inside
 from pipelines.registry.model_files import ModelFiles, is_part_of_model, model_file_paths
 from pipelines.storage import Storage
 from vamba.model.draft import replacing
@@ -42,7 +43,7 @@ def fetch_model(storage: Storage, target: Path) -> ModelFiles:
         for entry in storage.list():
             if not is_part_of_model(entry.path):
                 continue
-            path = draft / entry.path
+            path = inside(draft, entry.path)
             path.parent.mkdir(parents=True, exist_ok=True)
             digest = hashlib.sha256()
             with path.open("wb") as file:

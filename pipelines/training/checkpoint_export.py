@@ -97,8 +97,7 @@ def _config(directory: RunDirectory) -> TrainingConfig:
 
 
 def _load_trained(model: Any, checkpoint: Checkpoint) -> None:
-    import torch.distributed.checkpoint as dcp
-
+    from pipelines.training.checkpoint_reader import load_tensors
     from vamba.train.fingerprint import fingerprint
 
     names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -110,4 +109,4 @@ def _load_trained(model: Any, checkpoint: Checkpoint) -> None:
             f"started from has {frozen} now. Restore that."
         )
     trained = {f"model.{name}": tensor for name, tensor in state.items() if name in names}
-    dcp.load(trained, checkpoint_id=str(checkpoint.directory), no_dist=True)
+    load_tensors(trained, checkpoint.directory, no_dist=True)

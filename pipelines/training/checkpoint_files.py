@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.durable import sync
+from pipelines.inside import is_inside
 from pipelines.training.registered import registered_versions
 from pipelines.training.run_directory import read_json, write_json
 
@@ -65,6 +66,8 @@ class Checkpoint:
     def find_damage(self, *, part: int = 0, num_parts: int = 1) -> str | None:
         """What is wrong with the files, or with every num_parts-th of them from `part` on; None when nothing is."""
         for name, expected in sorted(self.meta["files"].items())[part::num_parts]:
+            if not is_inside(name):
+                return f"it names {name!r}, outside of its folder"
             path = self.directory / name
             if not path.is_file():
                 return f"{name} is missing"

@@ -155,8 +155,9 @@ class CheckpointStore:
                 self._set_aside(checkpoint.directory, "the run went back to a step before it")
 
     def _load(self, checkpoint: Checkpoint, state: TrainState) -> None:
-        import torch.distributed.checkpoint as dcp
         from torch.distributed.checkpoint.api import CheckpointException
+
+        from pipelines.training.checkpoint_reader import load_tensors
 
         if checkpoint.frozen_digest not in (None, state.frozen_digest()):
             raise FrozenWeightsError(
@@ -168,7 +169,7 @@ class CheckpointStore:
         tensors = state.tensors()
         is_alone = rank_and_world_size()[1] == 1
         try:
-            dcp.load(tensors, checkpoint_id=str(checkpoint.directory), no_dist=is_alone)
+            load_tensors(tensors, checkpoint.directory, no_dist=is_alone)
         except CheckpointException as error:  # a BaseException in torch
             raise RuntimeError(f"{checkpoint.directory} is intact but does not fit this model: {error}") from error
 

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from pipelines.inside import inside
 from pipelines.storage import Storage, open_storage
 from pipelines.training.checkpoint_files import META_NAME, Checkpoint, checkpoint_path, commit
 from pipelines.training.mirror import (
@@ -72,9 +73,7 @@ def _fetch_checkpoint(storage: Storage, step: int, directory: RunDirectory) -> s
     try:
         meta = json.loads(storage.read_bytes(f"{prefix}/{META_NAME}"))
         for name, described in meta["files"].items():
-            if Path(name).name != name:
-                return f"{name!r} is no name of a file"
-            _fetch(storage, f"{prefix}/{name}", temporary / name, int(described["size_bytes"]))
+            _fetch(storage, f"{prefix}/{name}", inside(temporary, name), int(described["size_bytes"]))
         found = Checkpoint(directory=temporary, step=step, meta=meta)
         damage = found.find_damage()
         if damage is not None:
@@ -92,7 +91,7 @@ def _fetch_records(storage: Storage, directory: RunDirectory) -> None:
     metrics = [file.path for file in storage.list("metrics")]
     for name in (*metrics, "events.jsonl", "config.json", "run.json"):
         with contextlib.suppress(FileNotFoundError):
-            _write(directory.root / name, storage.read_bytes(name))
+            _write(inside(directory.root, name), storage.read_bytes(name))
 
 
 def _fetch(storage: Storage, name: str, target: Path, size_bytes: int) -> None:

@@ -1,10 +1,12 @@
-"""When an announced end asks for a checkpoint: at once, and once more just before the deadline.
+"""When an announced end asks for a checkpoint: at once, and once more just before the deadline, which is the last step.
 
     notice (deadline) ──> save after the running step ── training goes on ──> save after the last step that leaves time
-                                                                              for it ──> the machine is taken
+                                                                              for it, and leave before the machine goes
 
 Saving only at the notice throws away what is trained until the deadline; saving only at the deadline bets everything on
-it. Rank 0 decides, so that all ranks save the same steps.
+it. What would be trained after the last save is lost with the machine, and a group that dies with it is a failure to
+those who count them; one that has left goes on elsewhere at the next step. Rank 0 decides, so that all ranks save the
+same steps.
 """
 
 from __future__ import annotations
@@ -67,6 +69,10 @@ class PreemptionSaves:
         if self._notice is None or self._clock() > self._deadline:
             return False
         return not self._saved_at_once or (not self._saved_last and self._is_last_chance())
+
+    def leave_due(self) -> bool:
+        """Whether the step that begins now must be the last one here."""
+        return self._notice is not None and self._clock() <= self._deadline and self._is_last_chance()
 
     def saved(self) -> None:
         """A checkpoint has been begun, for whatever reason."""

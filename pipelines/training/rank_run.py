@@ -76,7 +76,8 @@ class RankRun:
             self._profiling.close(self._step)
 
     def stop_requested(self) -> bool:
-        return self._directory.stop_path.exists()
+        self._save_due()  # sees a notice
+        return self._directory.stop_path.exists() or self._saves.leave_due()
 
     def save_requested(self) -> bool:
         self._watchdog.enter(self._phase, self._step)

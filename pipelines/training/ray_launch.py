@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipelines.capacity import require_room_here, training_needs
 from pipelines.ray_session import ray_session
 from pipelines.training.checkpoint_files import checkpoint_directories
 from pipelines.training.config import TrainingConfig
@@ -68,19 +69,45 @@ def train_on_ray(config: TrainingConfig, directory: RunDirectory, progress: Prog
     num_cpus = (
         None if address else max(os.cpu_count() or 1, math.ceil(config.workers.num_workers * config.workers.cpus))
     )
+    looks_for_room = address is not None
     while True:
         saved = _newest_step(directory)
         with stopping_on_signals(directory, notice), ray_session(address, num_cpus):
             importing.join()
+            if looks_for_room and not directory.stop_path.exists():
+                require_room_here(training_needs(config), notice)
+                looks_for_room = False
             # Ray sets a SIGTERM handler of its own when it starts, so ours comes after it once more.
             with stopping_on_signals(directory, notice):
-                error = _fit(config, directory, progress, address) if not directory.stop_path.exists() else None
+                error = None
+                if not directory.stop_path.exists():
+                    error = _fit_where_room_is(config, directory, progress, address, notice)
         reason = directory.read_failure() or (_reason(error) if error is not None else None)
         if reason is None:
             return
         if directory.read_failure() or directory.stop_path.exists() or _newest_step(directory) <= saved:
             raise TrainingFailedError(reason) from error
         notice(f"The workers are started again, from step {_newest_step(directory)}, after: {reason}")
+
+
+def _fit_where_room_is(
+    config: TrainingConfig, directory: RunDirectory, progress: Progress, address: str | None, notice: Notice
+) -> BaseException | None:
+    """Fits until the run is finished, stopped or failed: a group that has left machines to be taken goes on elsewhere,
+    and has failed nothing. Ray starts no worker on a machine that is being drained."""
+    while True:
+        error = _fit(config, directory, progress, address)
+        if error is not None or not _has_left(directory):
+            return error
+        notice(f"The workers go on elsewhere, from step {_newest_step(directory)}.")
+
+
+def _has_left(directory: RunDirectory) -> bool:
+    """Whether the last group ended because of a preemption notice: nobody asked it to stop, and it is not finished."""
+    if directory.stop_path.exists() or directory.read_failure():
+        return False
+    ends = [event["event"] for event in directory.read_events() if event["event"] in ("finished", "stopped")]
+    return bool(ends) and ends[-1] == "stopped"
 
 
 def _fit(

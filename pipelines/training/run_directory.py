@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.layers import laid_over
+from pipelines.redaction import redacted_text, redacted_values
 from pipelines.training.config import TrainingConfig
 from pipelines.training.json_lines import append_line, read_lines
 from pipelines.training.line_follower import LineFollower
@@ -140,14 +141,14 @@ class RunDirectory:
             write_json(self.run_path, {**self.read_run(), **values})
 
     def append_event(self, event: str, **values: Any) -> None:
-        append_line(self.events_path, {"event": event, "time": round(time.time(), 3), **values})
+        append_line(self.events_path, {"event": event, "time": round(time.time(), 3), **redacted_values(values)})
 
     def read_events(self) -> list[dict[str, Any]]:
         return list(read_lines(self.events_path))
 
     def write_failure(self, reason: str) -> None:
         """Note what no restart of the workers will change."""
-        self.failure_path.write_text(reason)
+        self.failure_path.write_text(redacted_text(reason))
 
     def read_failure(self) -> str | None:
         return self.failure_path.read_text() if self.failure_path.exists() else None

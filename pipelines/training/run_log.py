@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.redaction import redacted_text
 from pipelines.training.rewind import describe_guard_event
 from pipelines.training.run_directory import RunDirectory
 from vamba.ops.backends import Backends, describe
@@ -43,6 +44,7 @@ def kept_notice(directory: RunDirectory, notice: Callable[[str], None]) -> Calla
     """`notice`, whose lines are kept in the run as well."""
 
     def keep(text: str) -> None:
+        text = redacted_text(text)
         notice(text)
         try_event(directory, "notice", text=text)
 
@@ -74,7 +76,7 @@ def _record_failure(directory: RunDirectory, attempt: int, rank: int, error: Bas
     path = directory.root / "errors" / f"attempt-{attempt:04d}-rank-{rank}.txt"
     try:
         path.parent.mkdir(exist_ok=True)
-        path.write_text("".join(traceback.format_exception(error)))
+        path.write_text(redacted_text("".join(traceback.format_exception(error))))
     except OSError:
         path = Path()
     reason = f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"

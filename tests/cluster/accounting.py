@@ -60,7 +60,7 @@ def _cost(fault: Fault, end: float, records: Records) -> Cost:
         is_new = record["step"] not in seen
         lost += not is_new
         seen.add(record["step"])
-        recovered = record["time"] >= fault.over and (attempt > last_attempt or not fault.restarts)
+        recovered = attempt > last_attempt if fault.restarts else record["time"] >= fault.over
         if back is None and is_new and recovered:
             back = record["time"]
     assert back is not None, f"no new step was trained after: {fault.name}"

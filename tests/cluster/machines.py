@@ -28,11 +28,6 @@ class Machines:
         """Where jobs are submitted."""
         return f"http://127.0.0.1:{self._head['dashboard_port']}"
 
-    @property
-    def num_workers(self) -> int:
-        """Machines that can work."""
-        return len(self._cluster.worker_nodes)
-
     def add(self) -> None:
         """A spot machine with one core."""
         self._start(num_cpus=1, resources={"spot": 1})

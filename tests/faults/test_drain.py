@@ -54,6 +54,8 @@ def test_node_drained(cluster: Any, undisturbed_long: RunDirectory, scratch: Pat
     saved = [event["step"] for event in events_of(job.directory, "checkpoint_committed")]
     resumed = read_attempts(job.directory)[1].resumed_from_step
     assert saved[0] >= noticed and resumed > saved[0], "the second one, of just before the deadline"
+    assert len([*job.directory.read_metrics()]) == config.train.num_steps, "no step was trained twice"
+    assert not [each for each in events_of(job.directory, "notice") if "started again" in each["text"]], "a failure"
     assert_as_undisturbed(job.directory, undisturbed_long)
 
 

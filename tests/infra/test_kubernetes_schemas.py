@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
 
-from tests.infra.kustomized import JOBS, KUBERAY, OVERLAYS, every_folder, ray_job, rendered, templates
-from tests.infra.strict_fields import FIELDS, unknown_fields
+from tests.infra.kustomized import JOBS, KUBERAY, OVERLAYS, every_folder, ray_job, rendered
+from tests.infra.schema_check import check_object
+from tests.infra.strict_fields import unknown_fields
 
 # The oldest release of Kubernetes that the files are checked for, and the newest that the package knows.
 VERSIONS = ("1.30", "1.37")
@@ -18,27 +18,16 @@ ROOTS = ["queue", *(f"overlays/{name}" for name in OVERLAYS)]
 FOLDERS = [*ROOTS, *(f"overlays/{overlay}/{job}" for overlay in OVERLAYS for job in JOBS)]
 
 
-def _check(item: dict[str, Any], version: str) -> None:
-    if (item["apiVersion"], item["kind"]) in FIELDS:
-        assert not unknown_fields(item)
-    else:
-        kubernetes_validate.validate(item, version, strict=True)
-    if item["kind"] == "RayJob":
-        for _, template in templates(item):
-            pod = {"apiVersion": "v1", "kind": "Pod", **template}
-            kubernetes_validate.validate(pod, version, strict=True)
-
-
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_every_object_has_the_fields_that_its_api_knows(folder: str) -> None:
     for item in rendered(folder):
-        _check(item, VERSIONS[0])
+        check_object(item, VERSIONS[0])
 
 
 def test_the_newest_api_takes_them_too() -> None:
     for folder in (*ROOTS, "overlays/dev/ingest", "overlays/spot/train"):
         for item in rendered(folder):
-            _check(item, VERSIONS[1])
+            check_object(item, VERSIONS[1])
 
 
 def test_the_checks_find_what_they_are_for() -> None:

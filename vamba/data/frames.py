@@ -140,21 +140,26 @@ def stack_frames(images: Sequence[np.ndarray]) -> np.ndarray:
 
 def frames_to_patches(frames_NHWC: Pixels, cfg: FrameProcessing) -> tuple[Pixels, tuple[int, int, int]]:
     """uint8[N, H, W, 3] -> (uint8[P, C] patches, grid (t, h, w) in frame pairs and patches), on the same device."""
-    from vamba.data.resize import resize
-
     _check_frames(frames_NHWC)
-    num_frames, height, width = (int(n) for n in frames_NHWC.shape[:3])
-    bounded = bound_edges(width, height, cfg)
-    final = round_to_cells(*bounded, cfg)
+    num_frames = int(frames_NHWC.shape[0])
     pairs, step = num_frame_pairs(num_frames, cfg), cfg.temporal_patch_size
     shown_NHWC = frames_NHWC[: pairs * step] if num_frames >= step else frames_NHWC[[0] * step]
-    resized_NHWC = resize(resize(shown_NHWC, bounded), final)
+    resized_NHWC = resize_frames(shown_NHWC, cfg)
     patch, merge = cfg.patch_size, cfg.merge_size
-    grid = (pairs, final[1] // patch, final[0] // patch)
+    grid = (pairs, int(resized_NHWC.shape[1]) // patch, int(resized_NHWC.shape[2]) // patch)
     cells = resized_NHWC.reshape(pairs, step, grid[1] // merge, merge, patch, grid[2] // merge, merge, patch, 3)
     order = (0, 2, 5, 3, 6, 8, 1, 4, 7)
     ordered = cells.transpose(order) if isinstance(cells, np.ndarray) else cells.permute(order)
     return ordered.reshape(math.prod(grid), 3 * step * patch * patch), grid
+
+
+def resize_frames(frames_NHWC: Pixels, cfg: FrameProcessing) -> Pixels:
+    """uint8[N, H, W, 3] after both resizes, on the same device. Resized again without edges, it stays as it is."""
+    from vamba.data.resize import resize
+
+    height, width = (int(n) for n in frames_NHWC.shape[1:3])
+    bounded = bound_edges(width, height, cfg)
+    return resize(resize(frames_NHWC, bounded), round_to_cells(*bounded, cfg))
 
 
 def fill_patches(patches_PC: Pixels, frames_NHWC: Pixels, cfg: FrameProcessing) -> None:

@@ -62,24 +62,29 @@ class Conversation:
     id: str  # names the conversation in results; any text
     turns: tuple[Turn, ...]  # in order
     category: str = ""  # free label that evaluation groups by
+    groups: Mapping[str, str] = field(default_factory=dict)  # more such labels: of each grouping, by its name
 
     def to_json(self) -> dict[str, Any]:
         """The conversation as the JSON object that a sample stores."""
         turns = [{"from": turn.speaker, "value": turn.value} for turn in self.turns]
-        return {"id": self.id, "category": self.category, "conversations": turns}
+        groups = {"groups": dict(self.groups)} if self.groups else {}
+        return {"id": self.id, "category": self.category, **groups, "conversations": turns}
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Conversation:
         """Reads a stored conversation, or a row of a LLaVA listing (other keys are ignored).
 
         Raises:
-            ValueError: "conversations" is missing or is not a list of {"from", "value"}.
+            ValueError: "conversations" is missing or no list of {"from", "value"}, or "groups" no object of labels.
         """
+        groups = row.get("groups") or {}
+        if not isinstance(groups, Mapping) or not all(isinstance(name, str) and name for name in groups.values()):
+            raise ValueError('"groups" must be an object of labels: {"grouping": "label"}')
         rows = row.get("conversations")
         if not isinstance(rows, list) or not all(isinstance(turn, Mapping) for turn in rows):
             raise ValueError('"conversations" must be a list of {"from": "human" or "gpt", "value": text}')
         turns = tuple(Turn(speaker=turn.get("from", ""), value=turn.get("value", "")) for turn in rows)
-        return cls(id=str(row.get("id", "")), turns=turns, category=str(row.get("category", "")))
+        return cls(id=str(row.get("id", "")), turns=turns, category=str(row.get("category", "")), groups=dict(groups))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

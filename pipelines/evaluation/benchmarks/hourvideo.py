@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.evaluation.benchmarks.question import Benchmark, BenchmarkQuestion, Clip
-from pipelines.evaluation.benchmarks.rows import AnnotationError, Row, digest_of_files, find_files, read_json
+from pipelines.evaluation.benchmarks.rows import AnnotationError, Row, digest_of_files, find_files, read_json, row_of
 from pipelines.evaluation.benchmarks.videos import find_video
 from pipelines.evaluation.protocols.vamba import hourvideo_label
 
@@ -49,7 +49,7 @@ def _rows(file: Path) -> Iterator[tuple[str, Row]]:
         if not isinstance(questions, list):
             raise AnnotationError(f"{file}, video {uid}: the field `benchmark_dataset` is missing or no list.")
         for number, values in enumerate(questions, start=1):
-            yield uid, Row(file=file, place=f"video {uid}, question {number}", values=values)
+            yield uid, row_of(file, f"video {uid}, question {number}", values)
 
 
 def _question(folder: Path, uid: str, row: Row) -> BenchmarkQuestion:

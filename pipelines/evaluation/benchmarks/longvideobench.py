@@ -26,6 +26,7 @@ def read_longvideobench(folder: Path) -> Benchmark:
 
 def _question(folder: Path, row: Row) -> BenchmarkQuestion:
     name, options = row.text("video_path"), _options(row)
+    is_secret = not row.has("correct_choice") or row.whole("correct_choice") == -1
     groups = {"category": (row.text("question_category"),)}
     groups |= {field: (row.text(field),) for field in ("duration_group", "topic_category") if row.has(field)}
     return BenchmarkQuestion(
@@ -34,7 +35,7 @@ def _question(folder: Path, row: Row) -> BenchmarkQuestion:
         clip=Clip(path=str(find_video([folder / place for place in _FOLDERS], name))),
         question=row.text("question"),
         options=options,
-        answer=row.letter_of_index("correct_choice", options) if row.has("correct_choice") else "",
+        answer="" if is_secret else row.letter_of_index("correct_choice", options),
         groups=groups,
         published={"duration": row.seconds("duration")},
     )

@@ -7,10 +7,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from pipelines.evaluation.benchmarks.question import Benchmark, BenchmarkQuestion, Clip
-from pipelines.evaluation.benchmarks.rows import Row, digest_of_files, find_files, read_rows
+from pipelines.evaluation.benchmarks.rows import Row, digest_of_files, find_files, read_rows, row_of
 from pipelines.evaluation.benchmarks.videos import find_video
 
 _ANNOTATIONS = ("video_info.meta.jsonl", "*.jsonl", "data/*.jsonl", "data/*.parquet", "*.parquet")
@@ -30,12 +31,12 @@ def _flat(rows: list[Row]) -> Iterator[Row]:
         if not row.has("qa"):
             yield row
             continue
-        for number, values in enumerate(row.values["qa"], start=1):
-            yield Row(
-                file=row.file,
-                place=f"{row.place}, question {number}",
-                values={"key": row.values.get("key"), **values},
-            )
+        asked = row.values["qa"]
+        if not isinstance(asked, list):
+            raise row.error("the field `qa` is no list of questions")
+        for number, values in enumerate(asked, start=1):
+            one = row_of(row.file, f"{row.place}, question {number}", values)
+            yield replace(one, values={"key": row.values.get("key"), **one.values})
 
 
 def _question(folder: Path, row: Row) -> BenchmarkQuestion:
@@ -48,5 +49,6 @@ def _question(folder: Path, row: Row) -> BenchmarkQuestion:
         question=row.text("question"),
         options=row.texts("options") if row.values.get("options") else (),
         answer=row.letter("answer"),
+        time=row.text("time_reference") if row.has("time_reference") else "",
         groups={"category": row.texts("question_type") if row.values.get("question_type") else ("untyped",)},
     )

@@ -27,10 +27,10 @@ def read_nextqa(folder: Path) -> Benchmark:
 
 
 def _question(folder: Path, row: Row, named: dict[str, str]) -> BenchmarkQuestion:
-    name = row.text("video")
+    name = row.name("video")
     options = tuple(row.text(f"a{index}") for index in range(5))
     return BenchmarkQuestion(
-        id=f"{name}/{row.text('qid') if row.has('qid') else row.place}",
+        id=f"{name}/{row.name('qid') if row.has('qid') else row.place}",
         video=name,
         clip=Clip(path=str(find_video([folder / place for place in _FOLDERS], named.get(name, name)))),
         question=row.text("question"),

@@ -89,11 +89,11 @@ def read_own(own: OwnBenchmark, file: Path) -> Benchmark:
 
 
 def _question(videos: Path, fields: OwnFields, row: Row) -> BenchmarkQuestion:
-    name = row.text(fields.video)
+    name = row.name(fields.video)
     options = row.texts(fields.options) if row.has(fields.options) else ()
     groups = {category: row.texts(category) for category in fields.categories}
     return BenchmarkQuestion(
-        id=row.text(fields.id) if row.has(fields.id) else row.place,
+        id=row.name(fields.id) if row.has(fields.id) else row.place,
         video=name,
         clip=Clip(
             path=str(find_video([videos], name)), start_s=row.seconds(fields.start), end_s=row.seconds(fields.end)
@@ -106,10 +106,9 @@ def _question(videos: Path, fields: OwnFields, row: Row) -> BenchmarkQuestion:
 
 
 def _letter(row: Row, name: str, options: tuple[str, ...]) -> str:
-    text = row.text(name)
-    if text in options:
+    if row.text(name) in options:
         return row.letter_of_text(name, options)
-    return row.letter_of_index(name, options) if text.isdecimal() else row.letter(name)
+    return row.letter(name) if row.whole(name) is None else row.letter_of_index(name, options)
 
 
 def _checked(file: Path, content: Any, kind: type, required: tuple[str, ...]) -> dict[str, Any]:

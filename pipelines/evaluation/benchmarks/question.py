@@ -34,7 +34,8 @@ class BenchmarkQuestion:
     id: unique in the benchmark. video: what it is about; questions about one video are not independent.
     options: as the annotations have them; empty where the question's text lists them. answer: the right letter, ""
     where it is not published. groups: the values of each grouping, "category" being the main one. part: whose prompt
-    is used, in a benchmark made of others. published: the annotations' own fields, where a file goes back.
+    is used, in a benchmark made of others. time: that is asked about, "" where that is not published.
+    published: the annotations' own fields, where a file goes back.
     """
 
     id: str
@@ -45,6 +46,7 @@ class BenchmarkQuestion:
     answer: str
     groups: Mapping[str, tuple[str, ...]]
     part: str = ""
+    time: str = ""
     published: Mapping[str, Any] = field(default_factory=dict)
 
 

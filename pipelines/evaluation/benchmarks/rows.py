@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
+import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+_ENCODING = "utf-8-sig"  # UTF-8, with or without the mark that some programs put before it
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -29,7 +33,9 @@ class Row:
     values: Mapping[str, Any]
 
     def has(self, name: str) -> bool:
-        return self.values.get(name) is not None
+        """Whether the field says anything; NaN is how a table of numbers leaves one empty."""
+        value = self.values.get(name)
+        return value is not None and value == value
 
     def text(self, name: str) -> str:
         """A field as text. Raises AnnotationError where it is missing, or a list."""
@@ -48,13 +54,28 @@ class Row:
 
     def seconds(self, name: str) -> float | None:
         """A field as a number of seconds, None where it is missing."""
-        value = self.values.get(name)
-        if value is None:
+        if not self.has(name):
             return None
+        value = self.values[name]
         try:
-            return float(value)
+            seconds = float(value)
         except (TypeError, ValueError):
-            raise self.error(f"the field `{name}` is {value!r}, and a number of seconds was expected") from None
+            seconds = math.nan
+        if not math.isfinite(seconds):
+            raise self.error(f"the field `{name}` is {value!r}, and a number of seconds was expected")
+        return seconds
+
+    def whole(self, name: str) -> int | None:
+        """A field that is a whole number, be it written as 2, "2" or 2.0; None for anything else."""
+        value = self._value(name)
+        if isinstance(value, float) and value.is_integer():
+            return int(value)
+        return int(text) if re.fullmatch(r"[+-]?[0-9]+", text := str(value).strip()) else None
+
+    def name(self, name: str) -> str:
+        """A field that names a file or a question: text, or a whole number, whatever a table made of it."""
+        value = self._value(name)
+        return str(int(value)) if isinstance(value, float) and value.is_integer() else self.text(name)
 
     def letter(self, name: str) -> str:
         """A field that is an option's letter."""
@@ -65,17 +86,26 @@ class Row:
 
     def letter_of_index(self, name: str, options: Sequence[str]) -> str:
         """A field that is an option's number, counted from 0."""
-        text = self.text(name)
-        if text.isdecimal() and int(text) < len(options):
-            return _LETTERS[int(text)]
-        raise self.error(f"the field `{name}` is {text!r}, and a number from 0 to {len(options) - 1} was expected")
+        index = self.whole(name)
+        if index is not None and 0 <= index < len(options):
+            return self._letter_at(index)
+        raise self.error(
+            f"the field `{name}` is {self._value(name)!r}, and a number from 0 to {len(options) - 1} was expected"
+        )
 
     def letter_of_text(self, name: str, options: Sequence[str]) -> str:
-        """A field that repeats an option's text: the letter of the first that equals it."""
+        """A field that repeats an option's text: the letter of the first that equals it, else equals it but for blanks
+        around it."""
         text = self.text(name)
-        if text in options:
-            return _LETTERS[options.index(text)]
+        for said, offered in ((text, list(options)), (text.strip(), [option.strip() for option in options])):
+            if said in offered:
+                return self._letter_at(offered.index(said))
         raise self.error(f"the field `{name}` is {text!r}, and none of the options {list(options)} equals it")
+
+    def _letter_at(self, index: int) -> str:
+        if index < len(_LETTERS):
+            return _LETTERS[index]
+        raise self.error(f"there are more options than letters, {len(_LETTERS)}, and the right one is number {index}")
 
     def error(self, problem: str) -> AnnotationError:
         return AnnotationError(f"{self.file}, {self.place}: {problem}. Correct the row, or download the file again.")
@@ -116,8 +146,8 @@ def read_rows(file: Path) -> list[Row]:
 def read_json(file: Path) -> Any:
     """The content of a JSON file. Raises AnnotationError naming the line that is no JSON."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return json.loads(file.read_text(encoding=_ENCODING))
+    except (OSError, ValueError, RecursionError) as error:
         raise AnnotationError(f"{file} can't be read as JSON: {error}. Download it again.") from error
 
 
@@ -133,17 +163,18 @@ def _json_rows(file: Path) -> list[Row]:
     content = read_json(file)
     if not isinstance(content, list):
         raise AnnotationError(f"{file} holds {_kind(content)}, and a list of questions was expected.")
-    return [_row(file, f"row {number}", values) for number, values in enumerate(content, start=1)]
+    return [row_of(file, f"row {number}", values) for number, values in enumerate(content, start=1)]
 
 
 def _json_lines(file: Path) -> list[Row]:
     rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    # Not `splitlines`: it would also break at separators that JSON allows within a text.
+    for number, line in enumerate(_text(file).split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            rows.append(_row(file, f"line {number}", json.loads(line)))
-        except json.JSONDecodeError as error:
+            rows.append(row_of(file, f"line {number}", json.loads(line)))
+        except (json.JSONDecodeError, RecursionError) as error:
             raise AnnotationError(f"{file}, line {number} is not JSON: {error}. Download the file again.") from error
     return rows
 
@@ -156,15 +187,26 @@ def _parquet_rows(file: Path) -> list[Row]:
         table = pyarrow.parquet.read_table(file)
     except (OSError, pyarrow.ArrowException) as error:
         raise AnnotationError(f"{file} can't be read as Parquet: {error}. Download it again.") from error
-    return [_row(file, f"row {number}", values) for number, values in enumerate(table.to_pylist(), start=1)]
+    return [row_of(file, f"row {number}", values) for number, values in enumerate(table.to_pylist(), start=1)]
 
 
 def _csv_rows(file: Path) -> list[Row]:
-    with file.open(encoding="utf-8", newline="") as lines:
-        return [_row(file, f"row {number}", values) for number, values in enumerate(csv.DictReader(lines), start=1)]
+    rows = csv.DictReader(io.StringIO(_text(file), newline=""))
+    try:
+        return [row_of(file, f"row {number}", values) for number, values in enumerate(rows, start=1)]
+    except csv.Error as error:
+        raise AnnotationError(f"{file} can't be read as CSV: {error}. Download it again.") from error
 
 
-def _row(file: Path, place: str, values: Any) -> Row:
+def _text(file: Path) -> str:
+    try:
+        return file.read_bytes().decode(_ENCODING)
+    except (OSError, UnicodeDecodeError) as error:
+        raise AnnotationError(f"{file} can't be read as text in UTF-8: {error}. Download it again.") from error
+
+
+def row_of(file: Path, place: str, values: Any) -> Row:
+    """A row of a file. Raises AnnotationError for what is no object with fields."""
     if not isinstance(values, Mapping):
         raise AnnotationError(f"{file}, {place} is {_kind(values)}, and an object with fields was expected.")
     return Row(file=file, place=place, values=values)

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from pipelines.evaluation.benchmarks.rows import AnnotationError
+from pipelines.inside import is_inside
+
 _ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".MP4")
 
 
 def find_video(folders: Iterable[Path], name: str) -> Path:
     """The video `name`, with or without ending, in the first folder that has it.
 
-    A missing one comes back as the path where it was looked for first: the evaluation lists it.
+    A missing one comes back as the path where it was looked for first: the evaluation lists it. Raises AnnotationError
+    for a name that leads out of the folders.
     """
+    if not is_inside(name):
+        raise AnnotationError(f"The annotations name the video {name[:200]!r}, which would lie outside of its folder.")
     stem = Path(name).with_suffix("") if Path(name).suffix in _ENDINGS else Path(name)
     names = [name] if Path(name).suffix in _ENDINGS else []
     names += [f"{stem}{ending}" for ending in _ENDINGS]

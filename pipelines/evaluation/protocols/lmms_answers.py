@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from string import ascii_lowercase
 
 _QUOTED = ",.!?;:'\""
 _PHRASES = (
@@ -93,8 +94,11 @@ _MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _MOST_STOPS = 32  # The library hands a flag where `sub` takes a count.
 
 
-def lone_letter(reply: str) -> str:
-    """MVBench: of "b. text" the letter, else the first letter A to E that stands alone once marks are gone."""
+def lone_letter(reply: str, num_options: int = 0) -> str:
+    """MVBench: of "b. text" the letter, else the first letter A to E that stands alone once marks are gone.
+
+    Without such a letter the library compares what is left with the right letter, which matters where that is beyond E.
+    """
     text = reply.strip()
     if line := _OPTION_LINE.match(text):
         return line[1].upper()
@@ -102,8 +106,11 @@ def lone_letter(reply: str) -> str:
     text = _without_marks(text)
     for mark in "'\")(":
         text = text.strip(mark)
-    alone = _ALONE.search(text.strip().lower())
-    return alone[1].upper() if alone else ""
+    left = text.strip().lower()
+    alone = _ALONE.search(left)
+    if alone is None:
+        return left.upper() if left and left in set(ascii_lowercase[:num_options]) else ""
+    return alone[1].upper()
 
 
 def _without_marks(text: str) -> str:

@@ -104,5 +104,5 @@ _TASKS = {
     "nextqa": _Task(
         prompt=_nextqa, read=lambda reply, options: bracket_or_content(reply, _stripped(options)), max_new_tokens=128
     ),
-    "mvbench": _Task(prompt=_mvbench, read=lambda reply, options: lone_letter(reply), counts_empty=False),
+    "mvbench": _Task(prompt=_mvbench, read=lambda reply, options: lone_letter(reply, len(options)), counts_empty=False),
 }

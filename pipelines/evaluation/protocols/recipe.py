@@ -10,6 +10,16 @@ from pipelines.evaluation.benchmarks.question import BenchmarkQuestion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scoring:
+    """What of a recipe concerns the numbers alone, as a result keeps it; see `Recipe`."""
+
+    headline: Literal["micro", "macro"] = "micro"
+    macro_group: str = "category"
+    macro_of: tuple[str, ...] = ()
+    counts_empty: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """How a benchmark is asked and scored.
 
@@ -32,6 +42,15 @@ class Recipe:
     macro_group: str = "category"
     macro_of: tuple[str, ...] = ()
     counts_empty: bool = True
+
+    @property
+    def scoring(self) -> Scoring:
+        return Scoring(
+            headline=self.headline,
+            macro_group=self.macro_group,
+            macro_of=self.macro_of,
+            counts_empty=self.counts_empty,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

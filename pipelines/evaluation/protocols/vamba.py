@@ -8,6 +8,7 @@ script draws its answers (temperature 1, top_p 0.9); here they are greedy, so th
 from __future__ import annotations
 
 from collections.abc import Callable
+from string import ascii_uppercase
 
 from pipelines.evaluation.benchmarks.question import BenchmarkQuestion
 from pipelines.evaluation.protocols.recipe import FrameRule, Recipe
@@ -36,10 +37,15 @@ def first_character(answer: str) -> str:
     return next((character for character in text if character.isalpha()), text[:1])
 
 
-def vamba_letter(answer: str) -> str:
-    """The option letter A-E of `answer`, or "" when it gives none (counted as unparsed)."""
+def vamba_letter(answer: str, num_options: int = 0) -> str:
+    """The option letter of `answer`, or "" when it gives none (counted as unparsed).
+
+    A to E whatever the number of options, as published; further ones where a question has so many, since the scripts
+    compare the character with the right letter, whatever that is.
+    """
+    letters = ascii_uppercase[: max(len(LETTERS), num_options)]
     character = first_character(answer).upper()
-    return character if character and character in LETTERS else ""
+    return character if character in set(letters) else ""
 
 
 def hourvideo_label(answer: str) -> str:
@@ -55,7 +61,7 @@ def vamba_recipe(benchmark: str) -> Recipe | None:
     return Recipe(
         protocol=NAME,
         prompt=_by_part if benchmark == "houreval" else _PROMPTS[benchmark],
-        read=lambda answer, options: vamba_letter(answer),
+        read=lambda answer, options: vamba_letter(answer, len(options)),
         max_new_tokens=_MAX_NEW_TOKENS,
         num_frames=frames.num_frames,
         shortest_edge=frames.shortest_edge,

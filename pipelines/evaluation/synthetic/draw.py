@@ -13,8 +13,8 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw
 
-from pipelines.evaluation.synthetic.plan import Card, Scene
 from pipelines.evaluation.synthetic.shapes import draw_shape
+from pipelines.evaluation.synthetic.video_plan import Card, Scene
 
 CARD_RGB = {"red": (205, 40, 40), "green": (40, 165, 60), "blue": (45, 70, 205), "yellow": (230, 205, 40)}
 INK_RGB = (8, 8, 8)

@@ -5,22 +5,26 @@ scenes (the haystack). A question names the shape and asks for the colour, with 
 are drawn independently of shapes, places and videos, so the answer is in the video and nowhere else: without it the
 best guess is right one time in four. *Blanks* are cards with a colour and no shape, so colour alone gives nothing away.
 
-``plan_suite`` → ``VideoPlan`` (what to draw, consumed by ``render``) and its ``Question``s (consumed by ``suite``).
+``SuiteConfig.plan`` → ``VideoPlan``: what to draw, for ``render``, and its ``Question``s, for ``suite``.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
+from pipelines.evaluation.synthetic.haystack import Haystack, cut_scenes
 from pipelines.evaluation.synthetic.shapes import SHAPES
-
-COLOURS = ("red", "green", "blue", "yellow")
-LETTERS = "ABCD"
-
-Split = Literal["train", "test"]
+from pipelines.evaluation.synthetic.video_plan import (
+    CELL,
+    COLOURS,
+    LETTERS,
+    Card,
+    Question,
+    Split,
+    VideoPlan,
+    cell_name,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,36 +45,21 @@ class LengthGroup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SuiteConfig:
+class SuiteConfig(Haystack):
     """A suite of needle videos. The same config always gives the same videos and questions."""
 
     groups: tuple[LengthGroup, ...]
-    seed: int = 0
     num_shapes: int = len(SHAPES)
     """Cards show one of the first so many shapes; a video shows each at most once."""
     shuffle_options: bool = True
     """Colours stand in random order behind the letters; off, A is always red, and so on."""
-    num_textures: int = 192
-    """Haystack pictures; one half for the training videos, the other for the test videos."""
-    width: int = 320
-    """Pixels, even."""
-    height: int = 180
-    """Pixels, even."""
-    fps: int = 8
-    card_s: int = 2
-    """Seconds that a card stays on screen."""
-    align_s: int = 2
-    """Cards begin on multiples of this: at one frame a second, two seconds are one frame pair of the model."""
-    min_scene_s: int = 3
-    max_scene_s: int = 12
 
     def __post_init__(self) -> None:
-        if self.width % 2 or self.height % 2:
-            raise ValueError(f"width x height = {self.width}x{self.height}: both must be even (4:2:0 video).")
+        self.check()
         if not 1 <= self.num_shapes <= len(SHAPES):
             raise ValueError(f"num_shapes is {self.num_shapes}: there are {len(SHAPES)} shapes, {', '.join(SHAPES)}.")
         for group in self.groups:
-            room = group.min_s // (2 * -(-self.card_s // self.align_s) * self.align_s)
+            room = group.min_s // (2 * self.place_s)
             if group.max_cards + group.max_blanks > room:
                 raise ValueError(
                     f"group {group.name!r}: {group.max_cards} cards and {group.max_blanks} blanks of {self.card_s} s "
@@ -81,61 +70,14 @@ class SuiteConfig:
                     f"group {group.name!r}: max_cards is {group.max_cards}, but num_shapes is {self.num_shapes}."
                 )
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Card:
-    """One full-screen card; ``shape`` is None for a blank."""
-
-    shape: str | None
-    colour: str
-    start_s: int
-    draw_seed: int
-    """Decides size, place and shade of the drawing."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
-    """A piece of haystack between two cuts."""
-
-    start_s: int
-    texture: int
-    draw_seed: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """A multiple-choice question about one card of one video."""
-
-    id: str
-    text: str
-    answer: str
-    """The right letter."""
-    shape: str
-    depth: float
-    """Where in the video the card starts, 0 to 1."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VideoPlan:
-    """One video to draw, and what is asked about it."""
-
-    name: str
-    """File name without directory or suffix."""
-    split: Split
-    duration_s: int
-    cards: tuple[Card, ...]
-    scenes: tuple[Scene, ...]
-    questions: tuple[Question, ...]
-
-
-def plan_suite(config: SuiteConfig) -> list[VideoPlan]:
-    """All videos of the suite, in order."""
-    plans = []
-    for group in config.groups:
-        for index in range(group.num_videos):
-            name = f"{group.name}-{index:04d}" if group.num_videos > 1 else group.name
-            plans.append(_plan_video(config, group, name))
-    return plans
+    def plan(self) -> list[VideoPlan]:
+        """All videos, in order of the groups."""
+        plans = []
+        for group in self.groups:
+            for index in range(group.num_videos):
+                name = f"{group.name}-{index:04d}" if group.num_videos > 1 else group.name
+                plans.append(_plan_video(self, group, name))
+        return plans
 
 
 def _plan_video(config: SuiteConfig, group: LengthGroup, name: str) -> VideoPlan:
@@ -152,14 +94,16 @@ def _plan_video(config: SuiteConfig, group: LengthGroup, name: str) -> VideoPlan
     )
     half = config.num_textures // 2
     textures = range(half) if group.split == "train" else range(half, config.num_textures)
-    questions = tuple(_ask(rng, config, name, card, duration_s) for card in cards if card.shape is not None)
+    asked = [_ask(rng, config, name, card, duration_s) for card in cards if card.shape is not None]
+    if group.split == "test":
+        asked = [replace(question, groups={CELL: _cell(question, duration_s)}) for question in asked]
     return VideoPlan(
         name=name,
         split=group.split,
         duration_s=duration_s,
         cards=cards,
-        scenes=tuple(_cut_scenes(rng, config, duration_s, textures)),
-        questions=questions,
+        scenes=tuple(cut_scenes(rng, config, duration_s, textures)),
+        questions=tuple(asked),
     )
 
 
@@ -171,14 +115,6 @@ def _place_apart(rng: random.Random, config: SuiteConfig, duration_s: int, count
     return [(gap + index * length) * config.align_s for index, gap in enumerate(gaps)]
 
 
-def _cut_scenes(rng: random.Random, config: SuiteConfig, duration_s: int, textures: Sequence[int]) -> list[Scene]:
-    scenes, at_s = [], 0
-    while at_s < duration_s:
-        scenes.append(Scene(start_s=at_s, texture=rng.choice(textures), draw_seed=rng.getrandbits(32)))
-        at_s += rng.randint(config.min_scene_s, config.max_scene_s)
-    return scenes
-
-
 def _ask(rng: random.Random, config: SuiteConfig, name: str, card: Card, duration_s: int) -> Question:
     options = rng.sample(COLOURS, len(COLOURS)) if config.shuffle_options else list(COLOURS)
     lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=True)]
@@ -186,6 +122,12 @@ def _ask(rng: random.Random, config: SuiteConfig, name: str, card: Card, duratio
         id=f"{name}-{card.shape}",
         text="\n".join([f"What colour is the card with the {card.shape}?", *lines]),
         answer=LETTERS[options.index(card.colour)],
-        shape=str(card.shape),
+        category="needle-colour",
         depth=card.start_s / duration_s,
     )
+
+
+def _cell(question: Question, duration_s: int) -> str:
+    """By the nearest quarter of the video."""
+    assert question.depth is not None
+    return cell_name(duration_s, round(4 * question.depth) / 4)

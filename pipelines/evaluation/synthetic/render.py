@@ -13,13 +13,14 @@ from typing import Any
 import ffmpeg
 
 from pipelines.evaluation.synthetic.draw import Planes, card, pan
-from pipelines.evaluation.synthetic.plan import SuiteConfig, VideoPlan
+from pipelines.evaluation.synthetic.haystack import Haystack
+from pipelines.evaluation.synthetic.video_plan import VideoPlan
 from pipelines.ffmpeg import ffmpeg_binary
 
 BT709 = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
 
 
-def pictures(plan: VideoPlan, config: SuiteConfig) -> Iterator[Planes]:
+def pictures(plan: VideoPlan, config: Haystack) -> Iterator[Planes]:
     """The ``duration_s * fps`` pictures of a video, in order."""
     size = (config.width, config.height)
     on_card = {}
@@ -42,7 +43,7 @@ def render_tone(path: Path, seconds: int = 60) -> Path:
     return _run(stream, path, path, iter(()))
 
 
-def render(plan: VideoPlan, config: SuiteConfig, path: Path, tone: Path) -> Path:
+def render(plan: VideoPlan, config: Haystack, path: Path, tone: Path) -> Path:
     """Write one video with the sound of ``tone``; the file appears under its name only when it is complete.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Writes a needle suite to a folder: videos, ``annotations.jsonl`` (LLaVA rows) and, last of all, ``suite.json``.
+"""Writes a suite to a folder: videos, ``annotations.jsonl`` (LLaVA rows) and, last of all, ``suite.json``.
 
 A folder whose ``suite.json`` carries the digest of the same config is complete and is used as it stands.
 """
@@ -14,12 +14,13 @@ from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from pipelines.evaluation.synthetic.plan import SuiteConfig, VideoPlan, plan_suite
+from pipelines.evaluation.synthetic.haystack import Haystack
 from pipelines.evaluation.synthetic.render import render, render_tone
+from pipelines.evaluation.synthetic.video_plan import VideoPlan
 
 ANNOTATIONS = "annotations.jsonl"
 COMPLETE = "suite.json"
-FORMAT = 1
+FORMAT = 2
 
 Progress = Callable[[int, int, float], None]
 """Called with videos done, videos in all, and seconds of video done."""
@@ -38,21 +39,21 @@ class SuiteSummary:
     """True when the folder held the complete suite already."""
 
 
-def suite_digest(config: SuiteConfig) -> str:
+def suite_digest(config: Haystack) -> str:
     """Digest of all that decides the suite's content."""
     text = json.dumps({"format": FORMAT, **asdict(config)}, sort_keys=True)
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_suite(
-    config: SuiteConfig, directory: Path, progress: Progress = lambda *_: None, num_processes: int = 0
+    config: Haystack, directory: Path, progress: Progress = lambda *_: None, num_processes: int = 0
 ) -> SuiteSummary:
     """Draw and encode every video of the suite under ``directory``/train and ``directory``/test.
 
     Args:
         num_processes: encoders side by side; 0 means one per core.
     """
-    plans = plan_suite(config)
+    plans = config.plan()
     digest = suite_digest(config)
     reused = _complete_digest(directory) == digest
     if not reused:
@@ -78,8 +79,9 @@ def annotation_rows(plan: VideoPlan) -> list[dict[str, object]]:
             "id": question.id,
             "video": f"{plan.split}/{plan.name}.mp4",
             "split": plan.split,
-            "category": "needle-colour",
-            "depth": round(question.depth, 4),
+            "category": question.category,
+            **({} if question.depth is None else {"depth": round(question.depth, 4)}),
+            **({"groups": dict(question.groups)} if question.groups else {}),
             "conversations": [
                 {"from": "human", "value": f"<video>\n{question.text}"},
                 {"from": "gpt", "value": question.answer},
@@ -95,7 +97,7 @@ def _complete_digest(directory: Path) -> str | None:
 
 
 def _render_all(
-    config: SuiteConfig, plans: list[VideoPlan], directory: Path, progress: Progress, num_processes: int
+    config: Haystack, plans: list[VideoPlan], directory: Path, progress: Progress, num_processes: int
 ) -> None:
     for split in {plan.split for plan in plans}:
         (directory / split).mkdir(parents=True, exist_ok=True)

@@ -145,3 +145,42 @@ def test_settings_that_do_not_go_together_are_refused() -> None:
         EvaluationConfig(model="m", data="d", num_frames=8)
     with pytest.raises(ValueError, match="data"):
         EvaluationConfig(model="m", benchmark="lvbench")
+
+
+def test_frames_are_decoded_once_for_benchmarks_protocols_and_models(
+    model: Path, tmp_path: Path, vamba_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folders.houreval(tmp_path / "data", real_video)
+    plain = evaluate(model, folder / "videomme", "videomme", name="plain", frame_cache_gb=0)
+    assert plain.frame_cache == {} and not (vamba_home / "cache").exists()
+    first = evaluate(model, folder / "videomme", "videomme", name="first")
+    assert first.frame_cache == {"hit": 0, "miss": 2}
+    again = evaluate(model, folder / "videomme", "videomme", protocol="lmms-eval-0.7.3")
+    assert again.frame_cache == {"hit": 2, "miss": 0}
+    whole = evaluate(model, folder, "houreval")
+    assert whole.frame_cache == {"hit": 1, "miss": 1}, "the long video of Video-MME is known"
+    monkeypatch.setattr("pipelines.evaluation.clips.decoded_pixels", None)
+    cached = evaluate(model, folder / "videomme", "videomme", name="cached")
+    texts = [[row["raw"] for row in lines(result)] for result in (plain, first, cached)]
+    assert texts[0] == texts[1] == texts[2]
+    assert read_result(Path(cached.directory)) == cached
+
+
+@pytest.mark.parametrize("changes", [{"batch_size": 1}, {"batch_size": 2}, {"kv": "disk"}, {"kv": "host"}])
+def test_batches_and_places_change_no_answer(model: Path, tmp_path: Path, changes: dict[str, object]) -> None:
+    rows = [
+        {"key": "v", "qa": [
+            {"uid": str(i), "question": "What is it? " + "long " * i, "answer": "A", "question_type": ["x"]}
+            for i in range(5)
+        ]}
+    ]  # fmt: skip
+    folders.write_lines(tmp_path / "video_info.meta.jsonl", rows)
+    real_video(tmp_path / "videos" / "v.mp4")
+    together = evaluate(model, tmp_path, "lvbench", name="together", max_new_tokens=6)
+    other = evaluate(model, tmp_path, "lvbench", name="other", max_new_tokens=6, **changes)
+    assert [row["raw"] for row in lines(other)] == [row["raw"] for row in lines(together)]
+
+
+def test_an_evaluation_of_broken_videos_ends_with_no_coverage(model: Path, tmp_path: Path) -> None:
+    result = evaluate(model, folders.lvbench(tmp_path / "data"), "lvbench", log_to_mlflow=True)
+    assert result.coverage == 0.0 and len(result.broken) >= 2 and result.mlflow_run_id

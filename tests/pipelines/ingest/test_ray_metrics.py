@@ -72,4 +72,4 @@ def test_it_passes_on_what_it_hears_and_needs_no_ray(tmp_path: Path) -> None:
 
 def test_the_label_holds_no_password() -> None:
     progress = RayProgress(Heard(), _config("s3://me:secret@bucket/videos"))
-    assert progress._dataset == "s3://bucket/videos"
+    assert progress._dataset == "s3://REDACTED@bucket/videos"

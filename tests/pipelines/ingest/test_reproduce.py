@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.ffmpeg import ffmpeg_binary
-from pipelines.ingest.reproduce import FIRST_VIDEO_STREAM, ffmpeg_command, redacted
+from pipelines.ingest.reproduce import FIRST_VIDEO_STREAM, ffmpeg_command
 from pipelines.ingest.types import Location
+from pipelines.redaction import redacted
 from tests.pipelines.ingest.media import make_video
 
 

@@ -15,7 +15,7 @@ import pytest
 from pipelines.registry.audit import open_audit_log
 from pipelines.registry.checks import Check, GateReport
 from pipelines.registry.config import PromotionConfig
-from pipelines.registry.hooks import SECRET_VARIABLE, check_urls, notify, redacted
+from pipelines.registry.hooks import SECRET_VARIABLE, check_urls, notify
 from pipelines.registry.promote import PromotionOutcome, promote
 from pipelines.registry.register import register_model
 from pipelines.registry.tracking import open_client
@@ -113,7 +113,7 @@ def test_credentials_are_used_and_never_shown(outcome: PromotionOutcome, receive
     (delivery,) = notify(outcome, [url])
     assert receiver.came[0][0]["Authorization"].startswith("Basic ")
     assert receiver.came[0][2] == "/hook?token=t0ken"
-    assert delivery.url == f"http://127.0.0.1:{receiver.port}/hook?token=…"
+    assert delivery.url == f"http://REDACTED@127.0.0.1:{receiver.port}/hook?token=REDACTED"
     written = Path(open_audit_log().uri).read_text()
     assert "pa55" not in written and "t0ken" not in written
 
@@ -123,7 +123,6 @@ def test_an_address_that_is_none_is_refused_without_its_credentials(url: str) ->
     with pytest.raises(ValueError, match="http:// or https://") as caught:
         check_urls([url])
     assert "pa55" not in str(caught.value) and "t0ken" not in str(caught.value)
-    assert redacted("https://a:b@host:1/p?x=1&y=2#z") == "https://host:1/p?x=…&y=…"
 
 
 def test_a_hook_that_fails_undoes_nothing(run: Path) -> None:

@@ -31,6 +31,31 @@ def saved_at(deadline: float | None, *, grace_s: float = 30.0, step_s: float = 2
     return begun
 
 
+def test_the_last_save_is_the_last_step() -> None:
+    clock = Clock()
+    saves = PreemptionSaves(lambda: PreemptionNotice(deadline=1060.0), grace_s=30.0, clock=clock)
+    assert not saves.leave_due()
+    saves.step_took(2.0)
+    saves.save_took(4.0)
+    saves.new_notice()
+    steps = []
+    while clock.now < 1060.0 and not (steps and steps[-1][2]):
+        steps.append((clock.now, saves.save_due(), saves.leave_due()))
+        clock.now += 2.0
+        if steps[-1][1]:
+            saves.saved()
+    assert [(save, leave) for _, save, leave in steps if save or leave] == [(True, False), (True, True)]
+    assert 1060.0 - 12.0 <= clock.now <= 1060.0 - 6.0, "enough time to save, and not much more"
+
+
+def test_nobody_leaves_after_a_deadline_that_took_nothing() -> None:
+    clock = Clock()
+    saves = PreemptionSaves(lambda: PreemptionNotice(deadline=1010.0), grace_s=30.0, clock=clock)
+    saves.new_notice()
+    clock.now = 1011.0
+    assert not saves.leave_due()
+
+
 def test_no_notice_asks_for_nothing() -> None:
     saves = PreemptionSaves(lambda: None, grace_s=30.0)
     assert saves.new_notice() is None and not saves.save_due()

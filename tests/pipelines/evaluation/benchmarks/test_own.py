@@ -8,6 +8,7 @@ import pytest
 
 from pipelines.evaluation.benchmarks.own import read_own, read_own_file
 from pipelines.evaluation.benchmarks.rows import AnnotationError
+from pipelines.evaluation.protocols.catalogue import find_recipe
 from tests.pipelines.evaluation.benchmarks import folders
 
 YAML = """
@@ -55,3 +56,24 @@ def test_mistakes_are_named(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text(text)
     with pytest.raises(AnnotationError, match=message):
         read_own_file(tmp_path / "my.yaml")
+
+
+@pytest.mark.parametrize("protocol", ["vamba", "lmms-eval-0.7.3"])
+def test_more_options_than_five_can_be_right(tmp_path: Path, protocol: str) -> None:
+    """Where the template's rule compares what was said with the right letter, and does not know A to E alone."""
+    options = ["r", "s", "t", "u", "v", "w", "x"]
+    folders.write_lines(tmp_path / "q.jsonl", [{"video": "v", "question": "Q", "options": options, "answer": "x"}])
+    (tmp_path / "my.yaml").write_text("name: x\nannotations: q.jsonl\ntemplate: mvbench\n")
+    (question,) = read_own(read_own_file(tmp_path / "my.yaml"), tmp_path / "my.yaml").questions
+    read = find_recipe(protocol, "mvbench").read
+    assert question.answer == "G"
+    assert [read(reply, question.options) for reply in ("G", " (g) ", "B", "H")] == ["G", "G", "B", ""]
+    assert read("G", ("a", "b")) == ""
+
+
+def test_there_are_no_more_options_than_letters(tmp_path: Path) -> None:
+    options = [str(number) for number in range(30)]
+    folders.write_lines(tmp_path / "q.jsonl", [{"video": "v", "question": "Q", "options": options, "answer": "29"}])
+    (tmp_path / "my.yaml").write_text("name: x\nannotations: q.jsonl\n")
+    with pytest.raises(AnnotationError, match="line 1: there are more options than letters"):
+        read_own(read_own_file(tmp_path / "my.yaml"), tmp_path / "my.yaml")

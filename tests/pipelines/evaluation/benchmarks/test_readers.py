@@ -129,3 +129,65 @@ def test_what_is_wrong_is_said_with_file_row_and_field(tmp_path: Path) -> None:
     lines.write_text('{"key": "v", "qa": []}\nnot json\n')
     with pytest.raises(AnnotationError, match=r"video_info.meta.jsonl, line 2 is not JSON"):
         read_benchmark("lvbench", tmp_path)
+
+
+def test_marks_separators_and_numbers_of_tables_change_nothing(tmp_path: Path) -> None:
+    """What other programs write: a byte order mark, separators of lines within a text, whole numbers as 4.0, NaN."""
+    row = {"file_path": "x.mp4", "question": "Q\u2028\x85 and so on\n(A) a", "answer": " (a). ", "question_type": "x"}
+    (tmp_path / "lv").mkdir()
+    line = json.dumps(row, ensure_ascii=False)
+    (tmp_path / "lv" / "q.jsonl").write_bytes(b"\xef\xbb\xbf" + f"{line}\r\n\r\n{line}".encode())
+    questions = read_benchmark("lvbench", tmp_path / "lv").questions
+    assert [(item.question, item.answer) for item in questions] == [(row["question"], "A")] * 2
+    (tmp_path / "csv").mkdir()
+    text = "\ufeffvideo,question,answer,qid,type,a0,a1,a2,a3,a4\n42,why,3,0,CW,a,b,c,d,\n"
+    (tmp_path / "csv" / "test.csv").write_text(text, encoding="utf-8")
+    (question,) = read_benchmark("nextqa", tmp_path / "csv").questions
+    assert (question.answer, question.options[4]) == ("D", "")
+    values = {"video": 4010069381.0, "question": "q", "answer": 4.0, "qid": 6.0, "type": "CW"}
+    options = {f"a{index}": str(index) for index in range(5)}
+    folders.write_parquet(tmp_path / "nan" / "MC" / "test-0.parquet", [{**values, **options}])
+    (question,) = read_benchmark("nextqa", tmp_path / "nan").questions
+    assert (question.id, question.video, question.answer) == ("4010069381/6", "4010069381", "E")
+    counted = {"video": "v.mp4", "question": "Q", "candidates": ["a ", "b"], "answer": "a", "duration": float("nan")}
+    folders.write_json(tmp_path / "mlvu" / "json" / "4_count.json", [counted])
+    (question,) = read_benchmark("mlvu", tmp_path / "mlvu").questions
+    assert (question.answer, question.options, question.published) == ("A", ("a ", "b"), {"duration": None})
+
+
+def test_answers_that_are_not_published(tmp_path: Path) -> None:
+    row = {"video_path": "x.mp4", "question": "Q", "candidates": ["a", "b"], "question_category": "S2E", "id": "1"}
+    rows = [row, {**row, "correct_choice": None}, {**row, "correct_choice": -1}, {**row, "correct_choice": 1}]
+    folders.write_json(tmp_path / "lvb_val.json", rows)
+    assert [item.answer for item in read_benchmark("longvideobench", tmp_path).questions] == ["", "", "", "B"]
+    with pytest.raises(AnnotationError, match="`correct_choice` is 2, and a number from 0 to 1"):
+        folders.write_json(tmp_path / "lvb_val.json", [{**row, "correct_choice": 2}])
+        read_benchmark("longvideobench", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "file", "content", "message"),
+    [
+        ("lvbench", "video_info.meta.jsonl", b'{"key": "v", "qa": {"a": 1}}', "line 1: the field `qa` is no list"),
+        ("lvbench", "video_info.meta.jsonl", b'{"key": "v", "qa": ["a"]}', "line 1, question 1 is 'a', and an object"),
+        ("lvbench", "a.jsonl", b'{"question": "\xff"}', "can't be read as text in UTF-8"),
+        ("nextqa", "test.csv", b"video\n\xff", "can't be read as text in UTF-8"),
+        (
+            "hourvideo",
+            "dev_v1.0_annotations.json",
+            b'{"u": {"benchmark_dataset": ["x"]}}',
+            "video u, question 1 is 'x'",
+        ),
+        (
+            "mvbench",
+            "json/action_sequence.json",
+            b'[{"video": "v", "question": "Q", "candidates": ["a"], "answer": "a", "start": Infinity}]',
+            "row 1: the field `start` is inf",
+        ),
+    ],
+)
+def test_damaged_files_are_named(tmp_path: Path, benchmark: str, file: str, content: bytes, message: str) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(AnnotationError, match=message):
+        read_benchmark(benchmark, tmp_path)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from pipelines.evaluation.synthetic.draw import CARD_RGB, card
-from pipelines.evaluation.synthetic.plan import Card, LengthGroup, SuiteConfig, plan_suite
+from pipelines.evaluation.synthetic.plan import LengthGroup, SuiteConfig
 from pipelines.evaluation.synthetic.shapes import SHAPES, draw_shape
 from pipelines.evaluation.synthetic.suite import write_suite
+from pipelines.evaluation.synthetic.video_plan import Card
 
 GROUPS = (
     LengthGroup(split="train", num_videos=2, min_s=24, max_s=30, min_cards=2, max_cards=3, max_blanks=1),
@@ -26,7 +27,7 @@ def suite(tmp_path_factory):
 
 
 def test_every_planned_video_is_h264_with_sound_and_of_the_planned_length(suite):
-    for plan in plan_suite(CONFIG):
+    for plan in CONFIG.plan():
         with av.open(str(suite.directory / plan.split / f"{plan.name}.mp4")) as container:
             (video,), (audio,) = container.streams.video, container.streams.audio
             assert video.codec_context.name == "h264" and audio.codec_context.name == "aac"
@@ -35,7 +36,7 @@ def test_every_planned_video_is_h264_with_sound_and_of_the_planned_length(suite)
 
 
 def test_cards_are_on_screen_when_the_plan_says(suite):
-    plan = plan_suite(CONFIG)[-1]
+    plan = CONFIG.plan()[-1]
     with av.open(str(suite.directory / plan.split / f"{plan.name}.mp4")) as container:
         corners = {int(frame.time): frame.to_ndarray(format="rgb24")[2, 2] for frame in container.decode(video=0)}
     for spec in plan.cards:
