@@ -189,7 +189,7 @@ def _members(answers: Sequence[Answer]) -> dict[str, dict[str, list[int]]]:
     """Indices of the answers by grouping and value; a question counts in each of its values."""
     found: dict[str, dict[str, list[int]]] = {}
     for index, answer in enumerate(answers):
-        for group, values in (answer.groups or {"category": (answer.category,)}).items():
+        for group, values in {"category": (answer.category,), **answer.groups}.items():
             for value in values:
                 found.setdefault(group, {}).setdefault(value, []).append(index)
     return found

@@ -14,7 +14,7 @@ EVERY = 10
 
 
 def lesson(chunk_tokens: int, *, detached: bool) -> Lesson:
-    return Lesson(chunk_tokens=chunk_tokens, detached=detached, seed=11, num_steps=100)
+    return Lesson(chunk_tokens=chunk_tokens, detached=detached, seed=11, num_steps=60)
 
 
 def first_step_that_knows(lesson: Lesson) -> int:

@@ -29,8 +29,8 @@ from tests.cluster.training import DisturbedRun
 from tests.services.bed import Bed, open_bed
 
 PAGE = ROOT / "docs" / "reliability.md"
-# Where the number of workers changed, sums have another order.
-RELATIVE = 1e-6
+# Nats. Where the number of workers changed, sums have another order.
+WITHIN = 1e-6
 _STARTED = time.monotonic()
 
 
@@ -81,7 +81,7 @@ def prove(folder: Path, bed: Bed, cluster: Machines, client: Client) -> str:
         faults.append(fault)
     shrunk = next(attempt.started for attempt in read_attempts(disturbed) if attempt.world_size != 2)
     records = list(disturbed.read_metrics())
-    likeness = compare_runs(records, list(undisturbed.read_metrics()), exact_until=shrunk, relative=RELATIVE)
+    likeness = compare_runs(records, list(undisturbed.read_metrics()), exact_until=shrunk, within=WITHIN)
     num_attempts = check_tracking(bed.database, disturbed)
     check_tracking(bed.database, undisturbed)
     table = cost_table(count_costs(faults, records))
@@ -96,7 +96,7 @@ def prove(folder: Path, bed: Bed, cluster: Machines, client: Client) -> str:
 those of an undisturbed ingest, and nothing else was left in the bucket.
 
 **Training**, {likeness.num_steps} steps: {likeness.num_trained} were trained with those that were trained again, {likeness.num_equal} of them with the loss of the
-undisturbed run to the last bit (all of them before one worker went on alone), the others within {likeness.max_difference:.1e} of it. Every step had the samples that it
+undisturbed run to the last bit (all of them before one worker went on alone), the others within {likeness.max_difference:.1e} nats ({likeness.max_relative:.1e} of the loss). Every step had the samples that it
 has in the undisturbed run, so none was lost or doubled. MLflow has one run, with {num_attempts} attempts and every step once.
 """  # noqa: E501
 

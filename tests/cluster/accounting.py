@@ -78,32 +78,40 @@ class Likeness:
     """Of a disturbed run to an undisturbed one.
 
     num_steps: of the undisturbed run. num_trained: steps of the disturbed one, with those that were trained again.
-    num_equal: of `num_trained`, those whose loss is the same to the last bit. max_difference: of the others, relative.
+    num_equal: of `num_trained`, those whose loss is the same to the last bit. max_difference: of the others, in nats.
+    max_relative: the same, as a part of the loss.
     """
 
     num_steps: int
     num_trained: int
     num_equal: int
     max_difference: float
+    max_relative: float
 
 
-def compare_runs(disturbed: Records, undisturbed: Records, *, exact_until: float, relative: float) -> Likeness:
+def compare_runs(disturbed: Records, undisturbed: Records, *, exact_until: float, within: float) -> Likeness:
     """Raises AssertionError where a step is missing, has other samples, or another loss.
 
-    exact_until: losses are the same to the last bit before this time, and to `relative` after it.
+    exact_until: losses are the same to the last bit before this time, and within so many nats after it.
     """
     expected = {record["step"]: record for _, record in undisturbed}
     assert len(expected) == len(undisturbed), "the undisturbed run was disturbed"
     missing = sorted({*expected} - {record["step"] for _, record in disturbed})
     assert not missing, f"steps that were never trained: {missing}"
-    num_equal, largest = 0, 0.0
+    num_equal, largest, relative = 0, 0.0, 0.0
     for attempt, record in disturbed:
         known = expected[record["step"]]
         where = f"step {record['step']} of attempt {attempt}"
         assert record["sample_ids"] == known["sample_ids"], f"{where} has other samples"
-        difference = abs(record["loss"] - known["loss"]) / abs(known["loss"])
-        allowed = 0.0 if record["time"] < exact_until else relative
+        difference = abs(record["loss"] - known["loss"])
+        allowed = 0.0 if record["time"] < exact_until else within
         assert difference <= allowed, f"{where}: loss {record['loss']!r}, undisturbed {known['loss']!r}"
         num_equal += record["loss"] == known["loss"]
-        largest = max(largest, difference)
-    return Likeness(num_steps=len(expected), num_trained=len(disturbed), num_equal=num_equal, max_difference=largest)
+        largest, relative = max(largest, difference), max(relative, difference / abs(known["loss"]))
+    return Likeness(
+        num_steps=len(expected),
+        num_trained=len(disturbed),
+        num_equal=num_equal,
+        max_difference=largest,
+        max_relative=relative,
+    )

@@ -37,7 +37,7 @@ def test_a_run_that_never_goes_on_is_found() -> None:
 
 
 def test_a_run_that_came_out_as_undisturbed() -> None:
-    likeness = compare_runs(RECORDS, UNDISTURBED, exact_until=100.0, relative=0.0)
+    likeness = compare_runs(RECORDS, UNDISTURBED, exact_until=100.0, within=0.0)
     assert (likeness.num_steps, likeness.num_trained, likeness.num_equal) == (8, 10, 10)
 
 
@@ -51,18 +51,18 @@ def test_a_run_that_came_out_as_undisturbed() -> None:
 def test_differences_are_found(changed: dict[str, Any], message: str) -> None:
     records = [(attempt, {**each, **changed} if each["step"] == 5 else each) for attempt, each in RECORDS]
     with pytest.raises(AssertionError, match=message):
-        compare_runs(records, UNDISTURBED, exact_until=100.0, relative=1e-6)
+        compare_runs(records, UNDISTURBED, exact_until=100.0, within=1e-6)
 
 
 def test_losses_may_differ_a_little_once_the_number_of_workers_changed() -> None:
     records = [(attempt, {**each, "loss": 1.0 + 1e-7} if each["step"] == 8 else each) for attempt, each in RECORDS]
-    likeness = compare_runs(records, UNDISTURBED, exact_until=18.0, relative=1e-6)
+    likeness = compare_runs(records, UNDISTURBED, exact_until=18.0, within=1e-6)
     assert likeness.num_equal == 9 and 0.5e-7 < likeness.max_difference < 2e-7
 
 
 def test_a_missing_step_is_found() -> None:
     with pytest.raises(AssertionError, match=r"never trained: \[8\]"):
-        compare_runs(RECORDS[:-1], UNDISTURBED, exact_until=100.0, relative=0.0)
+        compare_runs(RECORDS[:-1], UNDISTURBED, exact_until=100.0, within=0.0)
 
 
 def test_the_table_replaces_what_stands_between_the_markers(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Every command that the documents tell a reader to type, with where it stands and what it needs beyond this machine.
 
 A command is a line of a fenced or indented block that begins with one of PROGRAMS, or a code span that does. A comment
-before it, `<!-- needs: a cloud -->`, says that no test can run what follows: a block, or the table or paragraph.
+before it, `<!-- needs: a cloud -->`, says that no test can run what follows: a block, or the table or paragraph; one
+behind it, `# needs a cloud`, says so of the line.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ PROGRAMS = (
 PROGRAMS += (".venv/bin/python", "aws", "gcloud", "git", "curl")
 _FENCE = re.compile(r"^```(\w*)")
 _NEEDS = re.compile(r"<!-- needs: (.+?) -->")
+_LINE_NEEDS = re.compile(r"\s# needs (.+)$")
 _SPAN = re.compile(r"`([^`\n]+)`")
 _SHELL = ("", "bash", "sh", "console")
 _ASSIGNMENT = re.compile(r"^(?:[A-Z_]+=\S+ +)+")
@@ -75,10 +77,13 @@ def _commands_of(document: Path) -> Iterator[Documented]:
             continue
         if not line.strip() and fence is None:
             needs = ""
+        of_line = _LINE_NEEDS.search(line)
         texts = [_without_comment(line)] if is_block else _SPAN.findall(line)
         for text in texts:
             if _ASSIGNMENT.sub("", text).partition(" ")[0] in PROGRAMS and " " in text:
-                yield Documented(document=name, line=number, text=text, needs=needs, is_block=is_block)
+                yield Documented(
+                    document=name, line=number, text=text, needs=of_line[1] if of_line else needs, is_block=is_block
+                )
 
 
 def _without_comment(line: str) -> str:

@@ -25,7 +25,7 @@ def test_a_killed_decoder_makes_the_video_unreadable_and_no_more(
     rule = FrameRule(num_frames=8, shortest_edge=28, longest_edge=56)
     planned = plan_clip(ShownClip(id="v", clip=Clip(path=str(path)), frames=rule))
     monkeypatch.setattr("pipelines.ingest.requests.requests_of", lambda *_: [_Request(str(path))] * 2)
-    monkeypatch.setattr(decoding, "_decoded", dies)
+    monkeypatch.setattr(decoding, "_decoded_in_the_pool", dies)
     with pytest.raises(decoding.UnreadableVideoError, match="process that did was killed"):
         list(decoding.decoded_pixels(planned, 95, 2))
 
