@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def synthesize(
     suite: Annotated[str, typer.Argument(help="A suite recipe (needles_demo, vniah, vniah_small), or a YAML file.")],
-    out: Annotated[Path, typer.Option(help="Folder for the videos and annotations.jsonl.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the videos and annotations.jsonl.")] = None,
     config: ConfigFile = None,
     set_: Assignments = None,
     json: AsJson = False,
@@ -32,7 +32,7 @@ def synthesize(
     \b
     Example:
       vamba synthesize needles_demo --out videos
-      vamba synthesize vniah --out videos/vniah --dry-run
+      vamba synthesize vniah --dry-run
     """
     from jobs.config import recipe_layer
     from pipelines.evaluation.synthetic.grid import GridConfig
@@ -45,6 +45,9 @@ def synthesize(
         print_config(resolved)
         _print_plan(resolved.plan())
         return
+
+    if out is None:
+        raise ValueError("--out is missing: name the folder for the videos (--dry-run alone needs none).")
 
     def progress(done: int, total: int, video_s: float) -> None:
         SESSION.progress(

@@ -144,7 +144,7 @@ def _judged() -> Iterator[Step]:
     yield Step(text="vamba evaluate stage2 --data data/demo")
     yield Step(text="vamba evaluate stage2 --data data/demo --control shuffled-video")
     yield Step(text="vamba evaluate --model stage2 --data data/needles")
-    yield Step(text="vamba synthesize vniah --out videos/vniah --dry-run")
+    yield Step(text="vamba synthesize vniah --dry-run")
     yield Step(text="vamba synthesize vniah_small --out videos/vniah")
     yield Step(text="vamba ingest videos/vniah --conversations videos/vniah/annotations.jsonl --out data/vniah")
     yield Step(text="vamba evaluate --model stage2 --data data/vniah")

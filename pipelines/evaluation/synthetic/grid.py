@@ -1,6 +1,7 @@
 """Needle-in-a-video by length and depth, with questions about order, number and the last card: a plan from a seed.
 
-Every video of a length holds a needle at each depth, cards of one more shape that are there to be counted, and blanks.
+Every video of a length holds a needle at each depth, cards of one more shape that are there to be counted, and blanks,
+one of which ends it.
 One video answers them all, so a model encodes it once:
 
     needle     what colour is the card with the star?          one for each depth: a cell of length x depth
@@ -41,10 +42,10 @@ class GridConfig(Haystack):
     lengths_s: tuple[int, ...]
     """Lengths of the videos, seconds."""
     depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    """Where needles stand: 0 is the first card that fits, 1 the last."""
+    """Where needles stand: 0 is the first place that fits, 1 the last but the one that a blank has."""
     videos_per_length: int = 4
     blanks: int = 2
-    """Cards with a colour and no shape, per video."""
+    """Cards with a colour and no shape, per video; one of them is its last."""
 
     def __post_init__(self) -> None:
         self.check()
@@ -57,9 +58,9 @@ class GridConfig(Haystack):
                 f"depths has {len(self.depths)} entries: an order is asked of four cards, and one of the {len(SHAPES)} "
                 f"shapes is there to be counted, so give 4 to {len(SHAPES) - 1}."
             )
-        if self.videos_per_length < 1 or self.blanks < 0:
+        if self.videos_per_length < 1 or self.blanks < 1:
             raise ValueError(
-                f"videos_per_length is {self.videos_per_length} and blanks {self.blanks}; at least 1 and 0 are needed."
+                f"videos_per_length is {self.videos_per_length} and blanks {self.blanks}; at least one each is needed."
             )
         most = len(self.depths) + max(_COUNTS) + self.blanks
         for length_s in self.lengths_s:
@@ -72,21 +73,23 @@ class GridConfig(Haystack):
 
     def plan(self) -> list[VideoPlan]:
         """All videos, shortest first."""
-        names = [
-            (length_s, f"{length_s}s-{number:02d}")
+        return [
+            self._plan_video(length_s, video)
             for length_s in sorted(self.lengths_s)
-            for number in range(self.videos_per_length)
+            for video in range(self.videos_per_length)
         ]
-        return [self._plan_video(length_s, name) for length_s, name in names]
 
-    def _plan_video(self, length_s: int, name: str) -> VideoPlan:
+    def _plan_video(self, length_s: int, video: int) -> VideoPlan:
+        name = f"{length_s}s-{video:02d}"
         rng = random.Random(f"grid/{self.seed}/{name}")
         needle_places = [self._place(depth, length_s) for depth in self.depths]
         shapes = rng.sample(SHAPES, len(self.depths) + 1)
         counted, needle_shapes = shapes[0], shapes[1:]
-        number = rng.choice(_COUNTS)
-        free = [place for place in range(self._num_places(length_s)) if place not in needle_places]
-        others = rng.sample(free, number + self.blanks)
+        # Equally often: every four videos of a length have each number once.
+        number = random.Random(f"grid/{self.seed}/{length_s}/{video // 4}").sample(_COUNTS, 4)[video % 4]
+        last = self._num_places(length_s) - 1
+        free = [place for place in range(last) if place not in needle_places]
+        others = [*rng.sample(free, number + self.blanks - 1), last]
         kinds: list[str | None] = [*needle_shapes, *[counted] * number, *[None] * self.blanks]
         cards = sorted(
             (
@@ -125,7 +128,7 @@ class GridConfig(Haystack):
         return length_s // self.place_s
 
     def _place(self, depth: float, length_s: int) -> int:
-        return round(depth * (self._num_places(length_s) - 1))
+        return round(depth * (self._num_places(length_s) - 2))
 
 
 def _needle(rng: random.Random, name: str, card: Card, length_s: int, depth: float) -> Question:

@@ -48,7 +48,7 @@ def test_every_needle_stands_at_its_depth() -> None:
         where = {card.shape: card for card in plan.cards}
         for question, depth in zip(of_kind(plan, "needle"), CONFIG.depths, strict=True):
             card = where[word_after_the(question)]
-            assert card.start_s == pytest.approx(depth * (plan.duration_s - CONFIG.card_s), abs=CONFIG.align_s)
+            assert card.start_s == pytest.approx(depth * (plan.duration_s - 2 * CONFIG.card_s), abs=CONFIG.align_s)
             assert said(question) == card.colour
             assert question.groups == {CELL: cell_name(plan.duration_s, depth)}
 
@@ -59,8 +59,14 @@ def test_order_number_and_last_card_are_those_of_the_video() -> None:
         shapes = [card.shape for card in plan.cards]
         assert said(order) == min(options(order).values(), key=shapes.index)
         assert said(count) == str(shapes.count(word_after_the(count)))
-        assert said(last) == plan.cards[-1].colour
+        assert said(last) == plan.cards[-1].colour and plan.cards[-1].shape is None
         assert len({question.id for question in plan.questions}) == len(plan.questions)
+
+
+def test_every_number_is_asked_for_equally_often() -> None:
+    for length_s in CONFIG.lengths_s:
+        numbers = Counter(said(of_kind(plan, "count")[0]) for plan in PLANS if plan.duration_s == length_s)
+        assert numbers == {"1": 25, "2": 25, "3": 25, "4": 25}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -92,6 +98,7 @@ def test_rows_carry_the_kind_and_the_cell() -> None:
         ({"depths": (0.0, 0.5, 1.0)}, "give 4 to 15"),
         ({"depths": (0.0, 0.5, 1.0, 1.5)}, "from 0 to 1"),
         ({"videos_per_length": 0}, "videos_per_length is 0"),
+        ({"blanks": 0}, "blanks 0"),
         ({"width": 321}, "both must be even"),
     ],
 )
