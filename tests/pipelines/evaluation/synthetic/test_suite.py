@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -54,10 +55,48 @@ def test_questions_are_llava_rows_beside_the_videos(suite):
         assert human["value"].startswith("<video>\n") and answer["value"] in "ABCD"
 
 
-def test_a_complete_folder_is_used_as_it_stands_and_another_config_is_drawn_again(suite):
+def test_a_complete_folder_is_used_as_it_stands(suite):
     before = {path: path.stat().st_mtime_ns for path in suite.directory.rglob("*.mp4")}
     assert write_suite(CONFIG, suite.directory).reused
     assert before == {path: path.stat().st_mtime_ns for path in suite.directory.rglob("*.mp4")}
+
+
+def test_an_interrupted_suite_goes_on_where_it_was_and_ends_the_same(suite, tmp_path):
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(done, total, video_s):
+        if done == 1:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        write_suite(CONFIG, tmp_path, interrupt, num_processes=1)
+    there = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.mp4")}
+    assert 1 <= len(there) <= 3 and not (tmp_path / "suite.json").exists()
+    told = []
+    again = write_suite(CONFIG, tmp_path, lambda done, *_: told.append(done), num_processes=1)
+    assert (again.num_kept, again.reused, told[0], told[-1]) == (len(there), False, len(there), 3)
+    assert all(path.stat().st_mtime_ns == changed for path, changed in there.items())
+    files = {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {path.relative_to(suite.directory) for path in suite.directory.rglob("*") if path.is_file()}
+    assert all((tmp_path / file).read_bytes() == (suite.directory / file).read_bytes() for file in files)
+
+
+def test_another_suite_takes_the_place_of_the_one_before(tmp_path):
+    write_suite(CONFIG, tmp_path, num_processes=1)
+    clip = tmp_path / "train" / "own.mp4"
+    clip.write_bytes(b"a file of somebody's")
+    other = replace(CONFIG, groups=(replace(GROUPS[0], num_videos=1, name="other"),))
+    summary = write_suite(other, tmp_path, num_processes=1)
+    assert (summary.num_kept, summary.num_videos) == (0, 1)
+    assert {path.name for path in tmp_path.rglob("*.mp4")} == {"other.mp4", "own.mp4"}
+
+
+def test_somebody_s_own_listing_is_not_overwritten(tmp_path):
+    (tmp_path / "annotations.jsonl").write_text("{}")
+    with pytest.raises(ValueError, match="name another folder"):
+        write_suite(CONFIG, tmp_path, num_processes=1)
+    assert (tmp_path / "annotations.jsonl").read_text() == "{}"
 
 
 def test_an_encoder_that_fails_is_named_with_its_words(tmp_path, monkeypatch):
