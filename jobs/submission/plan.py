@@ -17,7 +17,7 @@ from typing import Any
 from jobs.submission.job import Job
 from jobs.submission.sent_files import SentFiles
 from pipelines.capacity import Needs
-from pipelines.ingest.reproduce import redacted
+from pipelines.redaction import redacted
 
 PROFILES = ("dev", "prod", "spot")
 _SECRET_NAME = re.compile(r"SECRET|PASSWORD|PASSWD|TOKEN|CREDENTIAL|(^|_)KEY(_ID)?$", re.IGNORECASE)

@@ -37,7 +37,7 @@ _STARTED = time.monotonic()
 def main() -> None:
     """Runs all of it; the page is written only where everything holds."""
     # So that a terminated run takes its servers along.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, lambda *_: _terminated())
     # Short: sockets of Ray lie below it, and their paths may have 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="vamba-"))
     say("starts S3, PostgreSQL, MLflow's server and a Ray cluster")
@@ -53,6 +53,11 @@ def main() -> None:
         sys.exit(1)
     shutil.rmtree(folder, ignore_errors=True)
     say(f"everything holds; the table is in {PAGE}")
+
+
+def _terminated() -> None:
+    say("FAILED: terminated by SIGTERM; the servers and nodes are ended")
+    sys.exit(128 + signal.SIGTERM)
 
 
 def prove(folder: Path, bed: Bed, cluster: Machines, client: Client) -> str:
