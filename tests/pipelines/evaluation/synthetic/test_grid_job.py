@@ -34,9 +34,11 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An oracle is asked, so there is nothing in it."""
     monkeypatch.setenv("VAMBA_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(job, "Answerer", Oracle)
+    directory = tmp_path / "oracle"
+    directory.mkdir()
     for name in ("config.json", "model.safetensors"):
-        (tmp_path / name).write_bytes(b"{}")
-    return tmp_path
+        (directory / name).write_bytes(b"{}")
+    return directory
 
 
 def evaluated(model: Path, data: Path, **changes: object) -> EvaluationResult:
