@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
+from pipelines.child_processes import end_with_parent
 from pipelines.evaluation.synthetic.haystack import Haystack
-from pipelines.evaluation.synthetic.render import render, render_tone
+from pipelines.evaluation.synthetic.render import remove_partial, render, render_tone
 from pipelines.evaluation.synthetic.video_plan import VideoPlan
 from pipelines.storage import open_storage
 
@@ -69,6 +70,7 @@ def write_suite(
     if not reused:
         if _digest_in(directory / DRAWING) != digest:
             _begin(plans, directory, digest)
+        remove_partial(directory)
         kept = [plan for plan in plans if video_path(plan, directory).exists()]
         _render(config, plans, kept, directory, progress, num_processes or os.cpu_count() or 1)
         _mark(directory, COMPLETE, {"digest": digest, "config": asdict(config)})
@@ -147,7 +149,7 @@ def _render(
     done_s = sum(plan.duration_s for plan in kept)
     progress(len(kept), len(plans), done_s)
     tone = render_tone(directory / ".tone.m4a")
-    with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         try:
             jobs = {pool.submit(render, plan, config, video_path(plan, directory), tone): plan for plan in order}
             for number, job in enumerate(as_completed(jobs), start=len(kept) + 1):
