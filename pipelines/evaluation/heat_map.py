@@ -67,7 +67,7 @@ def draw(cells: Mapping[tuple[int, int], Tally], *, chance: float | None, title:
     marks = {0.0: "0%", 0.5: "50%", 1.0: "100%"}
     if chance is not None:
         bar.ax.axhline(chance, color="black", linewidth=1.5)
-        marks[chance] = f"{chance:.0%} chance"
+        marks[chance] = f"{chance:.0%}\nchance"
     bar.set_ticks(list(marks), labels=list(marks.values()))
     return figure
 

@@ -28,7 +28,7 @@ class VambaModel(lmms):
     pretrained: a directory, run, models:/NAME/VERSION or models:/NAME@alias. dtype, device, num_frames, shortest_edge,
     longest_edge, num_decoders: as `vamba evaluate` has them; frames are those of protocol `lmms-eval-0.7.3` where they
     are not set. batch_size: questions about one video that are answered together; videos go one by one. In several
-    processes (`accelerate launch`, `torchrun`) each has a model of its own and lmms-eval divides the questions.
+    processes (`torchrun`) each has a model of its own and lmms-eval divides the questions.
     """
 
     is_simple = True

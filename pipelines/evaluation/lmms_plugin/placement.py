@@ -1,4 +1,4 @@
-"""Which device is a process's own where lmms-eval runs in several (`accelerate launch`, `torchrun`)."""
+"""Which device is a process's own where lmms-eval runs in several (`torchrun`)."""
 
 from __future__ import annotations
 

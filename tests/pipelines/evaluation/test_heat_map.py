@@ -63,7 +63,7 @@ def test_a_cell_has_its_colour_its_share_and_its_number() -> None:
     assert {text.get_text() for text in axes.texts} == {"100%\nN 4", "25%\nN 4", "67%\nN 3"}
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1 min", "1.5 h"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["0 %", "100 %"]
-    assert "25% chance" in [label.get_text() for label in bar.get_yticklabels()]
+    assert "25%\nchance" in [label.get_text() for label in bar.get_yticklabels()]
 
 
 def _tally(num_correct: int, num_questions: int) -> Tally:
