@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,7 @@ from jobs.cli.output import human_seconds, print_config, print_json, print_pairs
 from jobs.cli.session import SESSION
 
 if TYPE_CHECKING:
+    from pipelines.evaluation.synthetic.suite import SuiteSummary
     from pipelines.evaluation.synthetic.video_plan import VideoPlan
 
 
@@ -49,32 +51,53 @@ def synthesize(
     if out is None:
         raise ValueError("--out is missing: name the folder for the videos (--dry-run alone needs none).")
 
-    def progress(done: int, total: int, video_s: float) -> None:
-        SESSION.progress(
-            f"synthesize: {done} of {total} videos, {human_seconds(video_s)} of video", final=done == total
-        )
-
-    summary = write_suite(resolved, out, progress)
+    progress = _Progress(sum(plan.duration_s for plan in resolved.plan()))
+    summary = write_suite(resolved, out, progress.show)
     if json:
         print_json(summary)
         return
     print_pairs(
         "Already there" if summary.reused else "Synthesized",
         {
-            "videos": f"{summary.num_videos} in {summary.directory}",
+            "videos": f"{summary.num_videos} in {summary.directory}" + _kept(summary),
             "length": human_seconds(summary.video_s),
             "questions": f"{summary.num_questions} in {summary.annotations}",
         },
     )
 
 
+class _Progress:
+    """Says how far the drawing is, and how long it will still take at the rate so far."""
+
+    def __init__(self, total_s: float) -> None:
+        self._total_s, self._first_s, self._started_s = total_s, 0.0, 0.0
+
+    def show(self, done: int, total: int, video_s: float) -> None:
+        now = time.monotonic()
+        if not self._started_s:
+            self._first_s, self._started_s = video_s, now
+        drawn_s = video_s - self._first_s
+        left_s = (now - self._started_s) * (self._total_s - video_s) / drawn_s if drawn_s else 0
+        SESSION.progress(
+            f"synthesize: {done} of {total} videos, {human_seconds(video_s)} of {human_seconds(self._total_s)} of video"
+            + (f", about {human_seconds(left_s)} left" if left_s else ""),
+            final=done == total,
+        )
+
+
+def _kept(summary: SuiteSummary) -> str:
+    return f" ({summary.num_kept} were there from before)" if summary.num_kept and not summary.reused else ""
+
+
 def _print_plan(plans: Sequence[VideoPlan]) -> None:
     from pipelines.evaluation.questions import count_options
+    from pipelines.evaluation.synthetic.video_plan import CELL
 
     questions = [question for plan in plans for question in plan.questions]
     chance = sum(1 / count_options(question.text) for question in questions) / len(questions) if questions else 0
     kinds = Counter(question.category for question in questions)
     lengths = sorted(plan.duration_s for plan in plans)
+    cells = Counter(question.groups[CELL] for question in questions if CELL in question.groups)
     print_pairs(
         "Plan",
         {
@@ -82,5 +105,15 @@ def _print_plan(plans: Sequence[VideoPlan]) -> None:
             "length": human_seconds(sum(lengths)),
             "questions": f"{len(questions)} ({', '.join(f'{number} {kind}' for kind, number in kinds.items())})",
             "chance": f"{chance:.1%}",
+            **(
+                {"cells": f"{len(cells)} of length and depth, {_from_to(cells.values())} questions each"}
+                if cells
+                else {}
+            ),
         },
     )
+
+
+def _from_to(numbers: Collection[int]) -> str:
+    least, most = min(numbers), max(numbers)
+    return str(least) if least == most else f"{least} to {most}"

@@ -13,6 +13,7 @@ import functools
 import threading
 from typing import TYPE_CHECKING
 
+from pipelines.child_processes import end_with_parent
 from pipelines.ingest.config import Limits, Watchdog
 
 if TYPE_CHECKING:
@@ -43,9 +44,10 @@ def decode(request: DecodeRequest) -> list[bytes]:
 
 
 def prepare() -> None:
-    """Confines a process of a pool."""
+    """Confines a process of a pool, and ends it with this one."""
     from pipelines.ingest.confinement import confine
 
+    end_with_parent()
     confine(_WATCHDOG.max_rss_bytes)
 
 

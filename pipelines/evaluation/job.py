@@ -70,6 +70,7 @@ def run_evaluation(config: EvaluationConfig, progress: Progress | None = None) -
     if (plan.directory / RESULT_NAME).exists():
         finished = read_result(plan.directory)
         if not _brought_since(finished, open_showings):
+            write_heat_map(replace(finished, directory=str(plan.directory)))
             return finished
     write_asked(plan, config)
     broken = list(plan.broken)

@@ -7,7 +7,6 @@ av, numpy and simplejpeg, and Pillow with the first image; nothing heavier.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import pickle
 import pkgutil
@@ -15,13 +14,13 @@ import signal
 import sys
 from typing import Any, BinaryIO
 
+from pipelines.child_processes import end_with_parent
 from pipelines.ingest import opening
 from pipelines.ingest.confinement import confine, limit_time
 from pipelines.ingest.types import IngestError
 from pipelines.ingest.wire import LENGTH, framed
 
 ALARM_MARGIN_S = 2.0  # the worker, if it lives, is faster
-_PR_SET_PDEATHSIG = 1
 
 _HANDLERS = {
     "probe": "pipelines.ingest.probe.probe_video",
@@ -37,7 +36,7 @@ _HANDLERS = {
 
 def main() -> None:
     """Serves requests until the worker is gone."""
-    _end_with_the_worker()
+    end_with_parent()
     confine(max_rss_bytes=int(sys.argv[1]) if len(sys.argv) > 1 else None)
     worker = _Worker()
     opening.use_ranges(worker)
@@ -47,11 +46,6 @@ def main() -> None:
         answer = _answer(handler, arguments)
         limit_time(0)
         worker.send(answer)
-
-
-def _end_with_the_worker() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _answer(handler: str, arguments: tuple[Any, ...]) -> tuple[str, Any]:

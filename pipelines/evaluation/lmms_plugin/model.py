@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 from loguru import logger
@@ -12,6 +13,7 @@ from tqdm import tqdm
 
 from pipelines.evaluation.answering import Answerer
 from pipelines.evaluation.config import EvaluationConfig
+from pipelines.evaluation.lmms_plugin.placement import own_device
 from pipelines.evaluation.lmms_plugin.requests import read_request, showings_of
 from pipelines.evaluation.questions import BrokenVideo
 from pipelines.evaluation.show import show
@@ -25,7 +27,8 @@ class VambaModel(lmms):
 
     pretrained: a directory, run, models:/NAME/VERSION or models:/NAME@alias. dtype, device, num_frames, shortest_edge,
     longest_edge, num_decoders: as `vamba evaluate` has them; frames are those of protocol `lmms-eval-0.7.3` where they
-    are not set. batch_size: questions about one video that are answered together; videos go one by one.
+    are not set. batch_size: questions about one video that are answered together; videos go one by one. In several
+    processes (`torchrun`) each has a model of its own and lmms-eval divides the questions.
     """
 
     is_simple = True
@@ -53,13 +56,17 @@ class VambaModel(lmms):
             num_decoders=num_decoders,
         )
         self._frames = {"num_frames": num_frames, "shortest_edge": shortest_edge, "longest_edge": longest_edge}
-        self._answerer = Answerer(resolve_model(pretrained).directory, device=device, dtype=dtype)
+        self.device = torch.device(own_device(device))
+        """Where lmms-eval puts what it gathers from several processes."""
+        if self.device.index is not None:
+            torch.cuda.set_device(self.device)  # Triton launches its kernels on the current one
+        self._answerer = Answerer(resolve_model(pretrained).directory, device=str(self.device), dtype=dtype)
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """An answer to each request, in order; "" for those about a video that can't be read, which is logged once."""
         asked = [read_request(number, request.args, self.task_dict) for number, request in enumerate(requests)]
         answers = [""] * len(asked)
-        with tqdm(total=len(asked), desc="vamba") as bar:
+        with tqdm(total=len(asked), desc="vamba", disable=self.rank > 0) as bar:
             for showing, members in showings_of(asked, self._frames):
                 reply = show(self._answerer, self._config, showing)
                 if isinstance(reply, BrokenVideo):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ffmpeg
+import psutil
 
 from pipelines.evaluation.synthetic.draw import Planes, card, pan
 from pipelines.evaluation.synthetic.haystack import Haystack
@@ -59,6 +60,14 @@ def render(plan: VideoPlan, config: Haystack, path: Path, tone: Path) -> Path:
         vcodec="libx264", preset="superfast", crf=26, threads=1, acodec="copy", **BT709,
     )  # fmt: skip
     return _run(stream, partial, path, (planes.tobytes() for planes in pictures(plan, config)))
+
+
+def remove_partial(directory: Path) -> None:
+    """Remove what killed processes had written of videos below ``directory``."""
+    for path in directory.glob("*/.*.mp4.*"):
+        pid = path.suffix[1:]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            path.unlink(missing_ok=True)
 
 
 def _run(stream: Any, written: Path, path: Path, raw: Iterator[bytes]) -> Path:

@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from pipelines.evaluation.config import EvaluationConfig
-from pipelines.evaluation.heat_map import HEAT_MAP_NAME, cells_of, write_heat_map
+from pipelines.evaluation.heat_map import HEAT_MAP_NAME, cells_of, draw, write_heat_map
 from pipelines.evaluation.job import run_evaluation
 from pipelines.evaluation.result import EvaluationResult, read_result
+from pipelines.evaluation.results import Tally
 from pipelines.evaluation.synthetic.grid import KINDS, GridConfig
 from pipelines.evaluation.synthetic.suite import annotation_rows
 from tests.pipelines.evaluation.needle_data import make_sample, write_dataset, write_model
@@ -51,6 +52,25 @@ def test_every_kind_is_a_category_and_every_cell_a_group(result: EvaluationResul
 def test_the_picture_is_there(result: EvaluationResult) -> None:
     with Image.open(Path(result.directory) / HEAT_MAP_NAME) as picture:
         assert picture.format == "PNG" and picture.width > 300
+
+
+def test_a_cell_has_its_colour_its_share_and_its_number() -> None:
+    cells = {(60, 0): _tally(4, 4), (60, 100): _tally(1, 4), (5400, 0): _tally(2, 3)}
+    figure = draw(cells, chance=0.25, title="a run: eval/vamba/vniah")
+    axes, bar = figure.axes
+    values = axes.images[0].get_array().tolist()
+    assert values == [[1.0, pytest.approx(2 / 3)], [0.25, None]]
+    assert {text.get_text() for text in axes.texts} == {"100%\nN 4", "25%\nN 4", "67%\nN 3"}
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1 min", "1.5 h"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["0 %", "100 %"]
+    assert "25%\nchance" in [label.get_text() for label in bar.get_yticklabels()]
+
+
+def _tally(num_correct: int, num_questions: int) -> Tally:
+    share = num_correct / num_questions
+    return Tally(
+        num_questions=num_questions, num_correct=num_correct, num_unparsed=0, num_videos=1, accuracy=share, stderr=None
+    )
 
 
 def test_without_cells_there_is_none(result: EvaluationResult, tmp_path: Path) -> None:

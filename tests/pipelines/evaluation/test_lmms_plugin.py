@@ -15,6 +15,7 @@ import pytest
 from pipelines.evaluation.answering import Answerer
 from pipelines.evaluation.config import EvaluationConfig
 from pipelines.evaluation.job import run_evaluation
+from pipelines.evaluation.lmms_plugin.placement import own_device
 from pipelines.evaluation.lmms_plugin.requests import Asked, frame_rule, read_request, showings_of
 from pipelines.evaluation.plan import plan_evaluation
 from tests.architecture.sources import ROOT
@@ -101,6 +102,19 @@ def test_a_video_is_shown_once_for_all_requests_about_it() -> None:
     shown = [(showing.source.id, [one.number for one in members]) for showing, members in showings_of(asked, {})]
     assert shown == [("x.mp4", [0, 2]), ("y.mp4", [1])]
     assert asked[2].text == "c"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "place", "device"),
+    [("cpu", "1", "cpu"), ("cuda", "1", "cuda:1"), ("cuda", None, "cuda"), ("cuda:0", "1", "cuda:0")],
+)
+def test_each_of_several_processes_has_a_device_of_its_own(
+    wanted: str, place: str | None, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if place is not None:
+        monkeypatch.setenv("LOCAL_RANK", place)
+    assert own_device(wanted) == device
 
 
 def test_frames_are_those_of_the_task_s_benchmark() -> None:
