@@ -30,8 +30,9 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
-def test_head_lost(undisturbed_long: RunDirectory, scratch: Path) -> None:
+def test_head_lost(undisturbed_long: RunDirectory, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray: the cluster's head dies: the command ends with the reason, and goes on where there is another cluster."""
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "10")  # of 60, in which a short run may end first
     config = long_config(scratch, "headless")
     with ray_cluster() as cluster:
         add_nodes(cluster, 2)
