@@ -1,6 +1,6 @@
 """Does streamed training learn what lies many chunks back? The needle of `benchmarks.needle`, exact and detached.
 
-    python -m benchmarks.learning [--seeds 3] [--steps 200] [--out FILE] [--plot PNG]
+    python -m benchmarks.learning [--seeds 3] [--steps 100] [--out FILE] [--plot PNG]
 
 The same films are streamed in chunks of 132, 66, 16, 8 and 4 tokens, which put 0, 1, 8, 16 and 32 chunk bounds between
 what is shown and where it is read. Each seed learns twice: with the gradients of carried states, and with states that
@@ -83,7 +83,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()

@@ -1,19 +1,18 @@
 """A film whose first frame holds the answer and whose last frames alone are read: only the mixers' states join them.
 
-    frame 0: one of four colours, marked ── empty frames ── last frames: a sign that the question may be answered
+    frame 0: one of four colours ── other frames ── last frames: a sign that the question may be answered
     the question reads the last `READ_TOKENS` video tokens and nothing before them
 
-So the colour has to be written into the states when it is seen, kept over the empty frames and read at the end. The gates
-that write (`dt`) start at the least that Mamba-2 starts from, for every frame nearly alike, so what is written of one
-frame is far below the noise of the others. What opens them for the marked frame alone is the gradient that comes back
-from the end of the film, through every bound between chunks on the way. Without it (`Detached`) the last chunk learns as
-before, and nothing tells the first one what to write.
+So the colour has to be written into the states when it is seen, and at the start it isn't: in the video tokens colours
+have features of their own, and the mixer's first projection begins with zeros for these. What fills them is the
+gradient that comes back from the end of the film to the first frame, through every bound between chunks on the way.
+Without it (`Detached`) only tokens of the last chunk train the projection. They have nothing in these features, so the
+zeros stay, and whatever else is learned, no state ever holds a colour.
 
-One video token is one frame pair of 4x4 pixels. The text side is frozen as it was drawn: the mixer and the head learn.
+One video token is one frame pair of 4x4 pixels. The tower and the text side are frozen: the mixer and the head learn.
 Weights of the mixer's first projection are drawn so large that at this small width its values are of the size that they
-have in the 7B model; without, the states hardly differ from film to film. Those that make the gates are a third as large:
-otherwise some draws open one for the marked frame by themselves, and then detached states teach the rest.
-"""  # noqa: E501
+have in the 7B model; without, the states hardly differ from film to film.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from vamba.data.batch import Batch, EncodedSample, collate
 from vamba.data.plan import PlanState
@@ -48,8 +48,10 @@ READ_TOKENS = 4
 _QUESTION, _FIRST_ANSWER = 1, 4
 _WIDTH = 32
 _IN_PROJ_STD = 3 / _WIDTH**0.5
-_GATES_STD = 1 / _WIDTH**0.5
-_NOISE = 0.1
+_OTHERS = 8
+"""Kinds of frames between the first and the last ones."""
+_VARIETY = 0.2
+"""How far their tokens differ from one another, of what they have in common."""
 _TRAINED = (r"model\.layers\.0\.vision_mixer\..*", r"lm_head\..*")
 
 CONFIG = ModelConfig(
@@ -74,16 +76,9 @@ CONFIG = ModelConfig(
 )
 
 
-class _Frames:
-    """(4 patches, 24 values) of each kind of frame; the same in every film."""
-
-    def __init__(self) -> None:
-        rng = np.random.default_rng(99)
-        self.colours = rng.standard_normal((ANSWERS, 4, 24))
-        self.mark, self.sign, self.empty = rng.standard_normal((3, 4, 24))
-
-
-_FRAMES = _Frames()
+_PIXELS = np.random.default_rng(99).standard_normal((ANSWERS + _OTHERS + 1, 4, 24)).astype(np.float32)
+"""Four patches of each kind of frame, the same in every film: the colours, the others, the sign."""
+_SIGN = len(_PIXELS) - 1
 
 
 def films(rng: np.random.Generator, count: int) -> tuple[Batch, torch.Tensor]:
@@ -91,20 +86,46 @@ def films(rng: np.random.Generator, count: int) -> tuple[Batch, torch.Tensor]:
     samples, answers = [], []
     for number in range(count):
         colour = number % ANSWERS
-        frames = np.tile(_FRAMES.empty, (FILM_TOKENS, 1, 1))
-        frames[0] = _FRAMES.colours[colour] + _FRAMES.mark
-        frames[-READ_TOKENS:] = _FRAMES.sign
-        frames += _NOISE * rng.standard_normal(frames.shape)
+        kinds = ANSWERS + rng.integers(_OTHERS, size=FILM_TOKENS)
+        kinds[0] = colour
+        kinds[-READ_TOKENS:] = _SIGN
         answer = _FIRST_ANSWER + colour
         # Who reads the beginning of the film is asked nothing.
         before = EncodedText(input_ids=np.array([0]), labels=np.array([IGNORE_LABEL]))
         asked = EncodedText(input_ids=np.array([_QUESTION, answer]), labels=np.array([IGNORE_LABEL, answer]))
-        patches = frames.astype(np.float32).reshape(-1, 24)
-        grid = (FILM_TOKENS, 2, 2)
-        samples.append(EncodedSample(id=str(number), patches=patches, grid_thws=(grid,), texts=(before, asked)))
+        samples.append(_film(str(number), kinds, before, asked))
         answers.append(answer)
     cross = cross_layout([1, 2] * count, [FILM_TOKENS - READ_TOKENS, READ_TOKENS] * count)
     return replace(collate(samples), cross=cross), torch.tensor(answers)
+
+
+def _film(name: str, kinds: np.ndarray, *texts: EncodedText) -> EncodedSample:
+    return EncodedSample(id=name, patches=_PIXELS[kinds].reshape(-1, 24), grid_thws=((len(kinds), 2, 2),), texts=texts)
+
+
+def _set_tokens_(model: Vamba, seed: int) -> None:
+    """Sets the tower's last projection so that each kind of frame becomes its token.
+
+    A token has colours in its first `ANSWERS` features: of those of the colours one is set, of the others' none.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    tokens_KD = torch.randn(len(_PIXELS), _WIDTH, generator=generator, dtype=torch.float64)
+    tokens_KD[:ANSWERS] = tokens_KD[0]
+    tokens_KD[ANSWERS:_SIGN] = tokens_KD[ANSWERS] + _VARIETY * tokens_KD[ANSWERS:_SIGN]
+    tokens_KD[:, :ANSWERS] = 0
+    tokens_KD /= tokens_KD.square().mean(1, keepdim=True).sqrt()
+    tokens_KD[:ANSWERS, :ANSWERS] = _WIDTH**0.5 * torch.eye(ANSWERS, dtype=torch.float64)
+
+    text = EncodedText(input_ids=np.array([0]), labels=np.array([IGNORE_LABEL]))
+    batch = collate([_film("kinds", np.arange(len(_PIXELS)), text)])
+    assert batch.video is not None and batch.patches_PC is not None
+    merger = model.visual.merger
+    features = model.visual.features(batch.patches_PC.double(), batch.video.tower)
+    *before, last = merger.mlp
+    assert isinstance(last, nn.Linear)
+    inner_KE = nn.Sequential(*before)(merger.ln_q(features).view(-1, merger.width))
+    last.weight.copy_((torch.linalg.pinv(inner_KE) @ tokens_KD).T)
+    last.bias.zero_()
 
 
 class Detached(Here):
@@ -127,7 +148,7 @@ class Lesson:
     chunk_tokens: int
     detached: bool = False
     seed: int = 0
-    num_steps: int = 200
+    num_steps: int = 100
     films_per_step: int = 4
     learning_rate: float = 3e-2
 
@@ -158,13 +179,14 @@ def learn(lesson: Lesson, *, every: int = 10, num_tests: int = 128) -> Iterator[
 def _state(lesson: Lesson) -> TrainState:
     model = Vamba(CONFIG)
     init_weights_(model, lesson.seed)
+    model.double()
     with torch.no_grad():
+        _set_tokens_(model, lesson.seed)
         for layer in model.model.hybrid_layers:
             assert layer.vision_mixer is not None
-            mixer = layer.vision_mixer.mixer
-            others, gates = mixer.in_proj.weight.tensor_split([-mixer.dt_bias.numel()])
-            others.mul_(_IN_PROJ_STD / others.std())
-            gates.mul_(_GATES_STD / gates.std())
+            weight = layer.vision_mixer.mixer.in_proj.weight
+            weight.mul_(_IN_PROJ_STD / weight.std())
+            weight[:, :ANSWERS] = 0
     select_trainable(model, _TRAINED)
     config = TrainConfig(
         optimizer=OptimizerConfig(
@@ -173,13 +195,13 @@ def _state(lesson: Lesson) -> TrainState:
             warmup_ratio=0.15,
             weight_decay=0.0,
             betas=(0.9, 0.95),
-            eps=1e-20,  # gradients through gates that are all but closed are tiny
+            eps=1e-12,  # less than gradients through gates that are all but closed, more than what rounding leaves
         ),
         guard=GuardConfig(enabled=False),
     )
     spread = Detached() if lesson.detached else Here()
     return TrainState(
-        model.double(),
+        model,
         config,
         num_steps=lesson.num_steps,
         reader_state=PlanState(step=0, epoch=0, epoch_step=0, seed=lesson.seed, fingerprint=""),

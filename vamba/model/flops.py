@@ -65,17 +65,21 @@ def pack_shape(batch: Batch) -> PackShape:
 class StepWork:
     """Operations of forward and backward passes of one model with one trainable set."""
 
-    def __init__(self, config: ModelConfig, trained: Collection[str]) -> None:
-        """trained: full names of the parameters that get gradients. Raises ValueError for a name that is none of the
-        model's: what an adapter adds can't be counted from the architecture."""
-        with_video = _Pass(config, frozenset(trained), has_video=True)
-        unknown = set(trained) - with_video.known
+    def __init__(
+        self, config: ModelConfig, trained: Collection[str], adapters: Mapping[str, int] | None = None
+    ) -> None:
+        """trained: full names of the model's own parameters that get gradients. adapters: rank of the LoRA adapter,
+        which is trained, by the full name of its linear layer. Raises ValueError for a name that is none of the
+        model's."""
+        adapters = adapters or {}
+        with_video = _Pass(config, frozenset(trained), adapters, has_video=True)
+        unknown = {*trained, *(f"{layer}.weight" for layer in adapters)} - with_video.known
         if unknown:
             raise ValueError(
                 f"{len(unknown)} trained parameters are not part of the architecture, for example {min(unknown)!r}."
             )
         self._with_video: Mapping[str, int] = with_video.flops
-        self._text_only: Mapping[str, int] = _Pass(config, frozenset(trained), has_video=False).flops
+        self._text_only: Mapping[str, int] = _Pass(config, frozenset(trained), adapters, has_video=False).flops
 
     def flops(self, shape: PackShape) -> int:
         """Operations to train on one pack."""
@@ -86,8 +90,10 @@ class StepWork:
 class _Pass:
     """Walks through the model once. A tensor is stood for by whether it needs a gradient."""
 
-    def __init__(self, config: ModelConfig, trained: frozenset[str], *, has_video: bool) -> None:
-        self.config, self.trained, self.has_video = config, trained, has_video
+    def __init__(
+        self, config: ModelConfig, trained: frozenset[str], adapters: Mapping[str, int], *, has_video: bool
+    ) -> None:
+        self.config, self.trained, self.adapters, self.has_video = config, trained, adapters, has_video
         self.known: set[str] = set()
         self.flops: dict[str, int] = {field.name: 0 for field in fields(PackShape)}
         video = self._tower() if has_video else False
@@ -164,10 +170,12 @@ class _Pass:
 
     def _linear(self, name: str, rows: str | None, inputs: int, outputs: int, x: bool) -> bool:
         """rows: what there are as many products of; None where the module never runs."""
-        weight = self._trains(name + ".weight")
+        weight, rank = self._trains(name + ".weight"), self.adapters.get(name, 0)
         if rows:
             self.flops[rows] += 2 * inputs * outputs * (1 + x + weight)
-        return self._trains(name + ".bias") or x or weight
+            # Both factors of an adapter are trained, so what is between them needs a gradient.
+            self.flops[rows] += 2 * rank * (inputs * (2 + x) + outputs * 3)
+        return self._trains(name + ".bias") or x or weight or rank > 0
 
     def _attention(self, pairs: str, width: int, q: bool, k: bool, v: bool) -> bool:
         """Scores and their weighted sum; backward, a product for each of the four factors that needs a gradient."""

@@ -28,6 +28,9 @@ _GROUPS = (
 )
 """Groups of parameters by whole name; the first that matches counts."""
 
+_ADAPTER = ".lora_A.default.weight"
+"""peft's name for an adapter's first factor, (rank, inputs)."""
+
 
 def group_of(name: str) -> str:
     """The group whose gradient norm parameter `name` is part of."""
@@ -76,7 +79,9 @@ def _work_of(model: nn.Module, trained: Collection[str]) -> StepWork | None:
     config = getattr(model, "config", None)
     if not isinstance(config, ModelConfig):
         return None
+    own = {name.replace(".base_layer.", ".") for name in trained if ".lora_" not in name}
+    first = {name: p for name, p in model.named_parameters() if name.endswith(_ADAPTER)}
     try:
-        return StepWork(config, trained)
-    except ValueError:  # adapters
+        return StepWork(config, own, {name.removesuffix(_ADAPTER): p.shape[0] for name, p in first.items()})
+    except ValueError:  # parts that are not of the architecture
         return None

@@ -7,38 +7,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
+from tests.vamba.model.counting import TINY, WITH_VIDEO, counted, in_block_flops
 from tests.vamba.model.samples import random_sample
-from vamba.data.batch import Batch, collate
+from vamba.data.batch import collate
 from vamba.model.flops import PackShape, StepWork, pack_shape
 from vamba.model.init import init_weights_
 from vamba.model.presets import PRESETS
 from vamba.model.vamba import Vamba
 from vamba.ops.scan import chunked
-from vamba.ops.scan.blocks import block_of
 from vamba.train.trainable import select_trainable
 
-TINY = PRESETS["tiny"]
-# Four frame pairs of 64 patches are 64 video tokens, one block of the scan: nothing is padded, in any pass.
-WITH_VIDEO = collate([random_sample(i, ((4, 8, 8),), (12, 12)) for i in range(2)])
 TEXT_ONLY = collate([random_sample(3, (), (9,))])
 STAGE_1 = ".*(cross_attn|vision_mixer|alpha).*"
-
-
-def counted(model: Vamba, batch: Batch) -> int:
-    """What torch counts; its counter knows no attention of the CPU, but the products it can be made of."""
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        model.loss(batch)[0].backward()
-    return int(counter.get_total_flops())
-
-
-def in_block_flops(shape: PackShape, *, trained: bool) -> int:
-    """Of the scan's implementation: the products among the tokens of a block, which a recurrence would not need."""
-    mixer, num_mixers = TINY.mixer, TINY.num_hidden_layers - 1
-    per_token = 2 * block_of(mixer.chunk_size) * (mixer.ngroups * mixer.d_state + mixer.d_inner)
-    return num_mixers * per_token * shape.video_tokens * (3 if trained else 1)
 
 
 def model_with(trainable: tuple[str, ...], **changes: bool) -> tuple[Vamba, StepWork]:
@@ -115,3 +96,5 @@ def test_a_long_text_of_the_7b_model_costs_six_operations_per_parameter() -> Non
 def test_a_parameter_that_the_architecture_does_not_have_is_refused() -> None:
     with pytest.raises(ValueError, match="lora_A"):
         StepWork(TINY, {"model.layers.0.self_attn.q_proj.lora_A.weight"})
+    with pytest.raises(ValueError, match="r_proj"):
+        StepWork(TINY, (), {"model.layers.0.self_attn.r_proj": 4})
