@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -12,11 +13,12 @@ from typing import Any
 
 from pipelines.durable import sync
 from pipelines.inside import is_inside
-from pipelines.training.registered import registered_versions
+from pipelines.training.registered import is_registered, registered_versions
 from pipelines.training.run_directory import read_json, write_json
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 META_NAME = "meta.json"
+_OWN_DIGEST = "meta_sha256"  # of everything else in meta.json, since format 4
 _NAME = re.compile(r"step_(\d{8})")
 _PIN_SUFFIX = ".pin.json"
 
@@ -51,17 +53,25 @@ class Checkpoint:
     def pin(self) -> str | None:
         """Why it must be kept, if somebody said so."""
         path = _pin_path(self.directory)
-        return str(read_json(path)["reason"]) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            return str(read_json(path)["reason"])
+        except (OSError, ValueError, KeyError):
+            return f"for a reason that {path.name} does not tell any more: it is damaged"
 
     @property
     def versions(self) -> tuple[str, ...]:
         """The registered versions that were made from it, as NAME/VERSION."""
-        return tuple(sorted(registered_versions(self.directory)))
+        try:
+            return tuple(sorted(registered_versions(self.directory)))
+        except (OSError, ValueError, KeyError):
+            return ("a version that a damaged file no longer names",)
 
     @property
     def is_held(self) -> bool:
         """Whether it must be kept whatever the retention rule says: pinned, or a registered version's."""
-        return self.pin is not None or bool(self.versions)
+        return self.pin is not None or is_registered(self.directory)
 
     def find_damage(self, *, part: int = 0, num_parts: int = 1) -> str | None:
         """What is wrong with the files, or with every num_parts-th of them from `part` on; None when nothing is."""
@@ -73,8 +83,11 @@ class Checkpoint:
                 return f"{name} is missing"
             if path.stat().st_size != expected["size_bytes"]:
                 return f"{name} has {path.stat().st_size} bytes instead of {expected['size_bytes']}"
-            if _sha256(path) != expected["sha256"]:
-                return f"{name} does not have the recorded sha256"
+            try:
+                if _sha256(path) != expected["sha256"]:
+                    return f"{name} does not have the recorded sha256"
+            except OSError as error:  # a disk that no longer gives it back
+                return f"{name} can't be read ({error.strerror})"
         return None
 
 
@@ -107,11 +120,18 @@ def open_checkpoint(directory: Path) -> Checkpoint | str:
     try:
         meta = read_json(directory / META_NAME)
         version = int(meta["format_version"])
+        noted = meta.pop(_OWN_DIGEST, None)
+        # Before anything in it is believed, its version included.
+        if (noted is not None or version == FORMAT_VERSION) and noted != _digest(meta):
+            return f"{META_NAME} does not have the sha256 that stands in it"
         if version > FORMAT_VERSION:
             raise CheckpointFormatError(
                 f"{directory} has checkpoint format {version}, but this version reads up to {FORMAT_VERSION}: "
                 "continue the run with the version that wrote it, or a newer one."
             )
+        named = _NAME.match(directory.name)
+        if named is not None and int(named[1]) != int(meta["step"]):
+            return f"{META_NAME} is of step {meta['step']}"
         return Checkpoint(directory=directory, step=int(meta["step"]), meta={**meta, "files": dict(meta["files"])})
     except CheckpointFormatError:
         raise
@@ -121,11 +141,20 @@ def open_checkpoint(directory: Path) -> Checkpoint | str:
 
 def commit(temporary: Path, final: Path, meta: Mapping[str, Any]) -> Checkpoint:
     """Turn a directory of finished files into a checkpoint: meta.json last, then one rename."""
-    write_json(temporary / META_NAME, meta)
+    write_json(temporary / META_NAME, {**meta, _OWN_DIGEST: _digest(meta)})
     sync(temporary)
     temporary.rename(final)
     sync(final.parent)
     return Checkpoint(directory=final, step=int(meta["step"]), meta=meta)
+
+
+def set_aside(directory: Path) -> Path:
+    """Rename a checkpoint so that it is never read again; returns where it is now."""
+    number = 1
+    while (target := directory.with_name(f"{directory.name}.quarantined-{number}")).exists():
+        number += 1
+    directory.rename(target)
+    return target
 
 
 def describe_files(directory: Path, rank: int) -> dict[str, dict[str, Any]]:
@@ -163,6 +192,11 @@ def size_on_disk(directory: Path) -> int:
 def _pin_path(directory: Path) -> Path:
     # Beside the directory, not in it: a committed checkpoint is never written to.
     return directory.with_name(directory.name + _PIN_SUFFIX)
+
+
+def _digest(meta: Mapping[str, Any]) -> str:
+    """Of the values as they read back from JSON, in one order."""
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(meta)), sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

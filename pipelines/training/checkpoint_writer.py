@@ -117,9 +117,10 @@ class CheckpointWriter:
             try:
                 files = {name: file for part in parts for name, file in part.items()}
                 checkpoint = commit(temporary, final, {**meta, "files": files})
-                self._on_commit(checkpoint, time.perf_counter() - started)
             except OSError as error:
                 failure = _reason(error)
+            else:
+                self._on_commit(checkpoint, time.perf_counter() - started)
         failure = from_first(failure, self._group)
         if failure is not None and rank == 0:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -27,6 +27,7 @@ from pipelines.training.checkpoint_files import (
     leftovers,
     open_checkpoint,
     remove,
+    set_aside,
 )
 from pipelines.training.checkpoint_writer import CheckpointWriter
 from pipelines.training.ranks import from_first, gathered, rank_and_world_size
@@ -191,7 +192,11 @@ class CheckpointStore:
         """On rank 0, in the background."""
         size_bytes = checkpoint.size_bytes
         self._notify("checkpoint_committed", step=checkpoint.step, seconds=round(seconds, 4), size_bytes=size_bytes)
-        self.remove_expired()
+        try:
+            self.remove_expired()
+        except Exception as error:  # the checkpoint is there; what fails is tidying, and other ranks wait for this one
+            text = f"checkpoints that are not needed any more could not be removed: {error}"
+            self._notify("notice", text=text)
 
     def _failed(self, step: int, reason: str) -> None:
         """On rank 0, in the background."""
@@ -218,7 +223,5 @@ class CheckpointStore:
         return removed
 
     def _set_aside(self, directory: Path, reason: str) -> None:
-        taken = len(list(self.directory.glob(f"{directory.name}.quarantined-*")))
-        target = directory.with_name(f"{directory.name}.quarantined-{taken + 1}")
-        directory.rename(target)
+        target = set_aside(directory)
         self._notify("checkpoint_quarantined", checkpoint=directory.name, moved_to=target.name, reason=reason)

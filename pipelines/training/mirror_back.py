@@ -14,7 +14,15 @@ from pathlib import Path
 
 from pipelines.inside import inside
 from pipelines.storage import Storage, open_storage
-from pipelines.training.checkpoint_files import META_NAME, Checkpoint, checkpoint_path, commit
+from pipelines.training.checkpoint_files import (
+    META_NAME,
+    Checkpoint,
+    CheckpointFormatError,
+    checkpoint_path,
+    commit,
+    open_checkpoint,
+    set_aside,
+)
 from pipelines.training.mirror import (
     OWNER_NAME,
     MirrorError,
@@ -45,7 +53,7 @@ def bring_back(uri: str, directory: RunDirectory, notice: Callable[[str], None])
         if known is None:
             return None  # not mirrored until now; `claim` decides
         raise MirrorError(f"{storage.uri} is the mirror of another run than {directory.root}: move one of them away.")
-    newest_here = max((checkpoint.step for checkpoint in committed(directory)), default=-1)
+    newest_here = max((checkpoint.step for checkpoint in committed(directory) if _is_there(checkpoint)), default=-1)
     steps = [step for step in mirrored_steps(storage) if step > newest_here]
     damaged: dict[int, str] = {}
     for step in reversed(steps):
@@ -63,6 +71,12 @@ def bring_back(uri: str, directory: RunDirectory, notice: Callable[[str], None])
     return None
 
 
+def _is_there(checkpoint: Checkpoint) -> bool:
+    """Whether its files are all here, by name and size; their content is verified before they are loaded."""
+    paths = {checkpoint.directory / name: file["size_bytes"] for name, file in checkpoint.meta["files"].items()}
+    return all(path.is_file() and path.stat().st_size == size_bytes for path, size_bytes in paths.items())
+
+
 def _fetch_checkpoint(storage: Storage, step: int, directory: RunDirectory) -> str | None:
     """Returns what is wrong with it, None if it is here now."""
     prefix = checkpoint_prefix(step)
@@ -71,14 +85,20 @@ def _fetch_checkpoint(storage: Storage, step: int, directory: RunDirectory) -> s
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        meta = json.loads(storage.read_bytes(f"{prefix}/{META_NAME}"))
-        for name, described in meta["files"].items():
+        (temporary / META_NAME).write_bytes(storage.read_bytes(f"{prefix}/{META_NAME}"))
+        found = open_checkpoint(temporary)
+        if not isinstance(found, Checkpoint):
+            return found
+        for name, described in found.meta["files"].items():
             _fetch(storage, f"{prefix}/{name}", inside(temporary, name), int(described["size_bytes"]))
-        found = Checkpoint(directory=temporary, step=step, meta=meta)
         damage = found.find_damage()
         if damage is not None:
             return damage
-        commit(temporary, final, meta)
+        if final.exists():  # damaged, or it would not be fetched
+            set_aside(final)
+        commit(temporary, final, found.meta)
+    except CheckpointFormatError:  # to take an older one would lose work
+        raise
     except (FileNotFoundError, EOFError, KeyError, ValueError) as error:
         return f"{type(error).__name__}: {error}"
     finally:

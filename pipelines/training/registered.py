@@ -26,6 +26,11 @@ def registered_versions(directory: Path) -> dict[str, str]:
     return {str(key): str(value) for key, value in read_json(path)["versions"].items()} if path.is_file() else {}
 
 
+def is_registered(directory: Path) -> bool:
+    """Whether `directory` is some version's, also where a damaged file no longer says which one's."""
+    return _marker(directory).is_file()
+
+
 def mark_registered(directory: Path, version: str, digest: str) -> None:
     """Note that `directory` is the version NAME/VERSION, or what it was made from."""
     _change(directory, lambda versions: {**versions, version: digest})
@@ -42,12 +47,15 @@ def keep_registered(directory: Path) -> None:
 
     A version's source is the directory's name, which MLflow can't change; `version_directory` looks here as well.
     """
-    digests = set(registered_versions(directory).values())
-    if not digests or not directory.is_dir():
+    if not is_registered(directory) or not directory.is_dir():
         return
     digest = hash_model_files(directory).digest
     kept = kept_path(directory, digest)
-    if digest in digests and not kept.exists():
+    try:
+        is_known = digest in registered_versions(directory).values()
+    except (ValueError, KeyError):  # damaged: then it may be
+        is_known = True
+    if is_known and not kept.exists():
         directory.rename(kept)
 
 

@@ -99,13 +99,16 @@ def test_the_newest_is_restored_and_the_last_three_are_kept(case: Case) -> None:
     assert [checkpoint.step for checkpoint in case.store.committed()] == [4, 6, 8]
     assert case.restored_step() == 8
     meta = json.loads((case.path(8) / "meta.json").read_text())
-    assert meta["format_version"] == 3
+    assert meta["format_version"] == 4
     assert meta["config_digest"] == "sha256:c"
     assert meta["reader_state"]["step"] == 8
     assert set(meta["files"]) == {path.name for path in case.path(8).iterdir()} - {"meta.json"}
 
 
-@pytest.mark.parametrize("damage", ["flipped", "cut", "missing", "meta torn", "meta missing"])
+@pytest.mark.parametrize(
+    "damage",
+    ["flipped", "cut", "missing", "meta torn", "meta missing", "position", "version", "own digest", "another's"],
+)
 def test_a_damaged_newest_is_set_aside_and_the_one_before_used(case: Case, damage: str) -> None:
     case.save(2, 4)
     shard, meta = case.path(4) / "__0_0.distcp", case.path(4) / "meta.json"
@@ -117,8 +120,14 @@ def test_a_damaged_newest_is_set_aside_and_the_one_before_used(case: Case, damag
         shard.unlink()
     elif damage == "meta torn":
         meta.write_text(meta.read_text()[:50])
-    else:
+    elif damage == "meta missing":
         meta.unlink()
+    elif damage == "another's":
+        shutil.copy(case.path(2) / "meta.json", meta)
+        shutil.copytree(case.path(2), case.path(4), dirs_exist_ok=True)
+    else:  # one character of a file that is still JSON
+        one = {"position": '"epoch_step": 0', "version": '"format_version": 4', "own digest": '"meta_sha256'}[damage]
+        meta.write_text(meta.read_text().replace(one, one[:-1] + chr(ord(one[-1]) ^ 1)))
     assert case.restored_step() == 2
     assert not case.path(4).exists()
     assert (case.directory / "step_00000004.quarantined-1").is_dir()
@@ -154,7 +163,9 @@ def test_all_damaged_starts_from_nothing_with_notices(case: Case) -> None:
 def test_a_newer_format_is_refused_not_set_aside(case: Case) -> None:
     case.save(2)
     meta = case.path(2) / "meta.json"
-    meta.write_text(meta.read_text().replace('"format_version": 3', '"format_version": 99'))
+    newer = json.loads(meta.read_text())
+    del newer["meta_sha256"]
+    meta.write_text(json.dumps({**newer, "format_version": 99}))
     with pytest.raises(CheckpointFormatError, match="format 99"):
         case.restored_step()
     assert case.path(2).exists()
@@ -254,7 +265,7 @@ def test_a_checkpoint_of_an_earlier_format_is_read(case: Case, version: int) -> 
     case.save(2)
     meta = case.path(2) / "meta.json"
     content = json.loads(meta.read_text())
-    for key in ("guard", "is_rewind_point", *(["frozen_digest"] if version == 1 else [])):
+    for key in ("meta_sha256", "guard", "is_rewind_point", *(["frozen_digest"] if version == 1 else [])):
         del content[key]
     meta.write_text(json.dumps({**content, "format_version": version}))
     case.state.guard.judge(1, media="video", loss=1.0, grad_norm=1.0)
@@ -271,6 +282,36 @@ def test_the_guard_is_part_of_a_checkpoint(case: Case) -> None:
     case.state.guard.load({})
     assert case.restored_step() == 2
     assert case.state.guard.to_dict() == saved
+
+
+@pytest.mark.parametrize("name", ["step_00000002.pin.json", "step_00000002.registered.json"])
+def test_what_can_not_be_read_beside_a_checkpoint_keeps_it_and_stops_nothing(case: Case, name: str) -> None:
+    case.store = case.new_store(Retention(keep_last=1))
+    case.save(2)
+    (case.directory / name).write_text('{"rea')
+    assert case.restored_step() == 2
+    case.save(4, 6)
+    assert [checkpoint.step for checkpoint in case.store.committed()] == [2, 6]
+    assert case.store.committed()[0].is_held
+
+
+def test_a_checkpoint_is_committed_whatever_becomes_of_those_before_it(case: Case) -> None:
+    def unknown() -> dict[int, float]:
+        raise KeyError("evaluation_loss")
+
+    case.store = CheckpointStore(case.directory, notify=case.store._notify, evaluations=unknown)
+    case.save(2)
+    assert case.notices[-1][0] == "notice" and "could not be removed" in case.notices[-1][1]["text"]
+    assert case.restored_step() == 2
+
+
+def test_setting_aside_goes_on_after_some_were_cleared_away(case: Case) -> None:
+    case.save(2)
+    for _ in range(3):
+        case.save(4)
+        flip_byte(case.path(4) / ".metadata")
+        assert case.restored_step() == 2
+        shutil.rmtree(case.directory / "step_00000004.quarantined-1", ignore_errors=True)
 
 
 def test_saving_a_step_twice_writes_it_once(case: Case) -> None:

@@ -70,6 +70,17 @@ def test_a_lost_disk_is_replaced_from_the_mirror(tmp_path: Path, uri: str) -> No
     Mirror(uri, other, pytest.fail).close()  # the same run goes on from there
 
 
+@pytest.mark.parametrize("damaged", ["meta.json", "__0_0.distcp"])
+def test_a_torn_newest_checkpoint_is_replaced_from_the_mirror(tmp_path: Path, uri: str, damaged: str) -> None:
+    directory = make_run(tmp_path, 40, 80)
+    Mirror(uri, directory, pytest.fail).close()
+    whole = content(directory, 80)
+    (checkpoint_path(directory.checkpoints, 80) / damaged).write_text('{"st')
+    assert bring_back(uri, directory, lambda text: None) == 80
+    assert content(directory, 80) == whole
+    assert (directory.checkpoints / "step_00000080.quarantined-1").is_dir()
+
+
 def test_the_mirror_keeps_what_the_run_keeps(tmp_path: Path, uri: str) -> None:
     directory = make_run(tmp_path, 40, 80)
     storage = open_storage(f"{uri}/film")
