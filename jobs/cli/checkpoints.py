@@ -96,10 +96,15 @@ def gc(
     import shutil
 
     from pipelines.training.checkpoint_files import leftovers, quarantined, size_on_disk
-    from pipelines.training.run_lock import exclusive
+    from pipelines.training.run_lock import RunBusyError, exclusive, running_job
 
     directory = run_of(run)
     store = _store(directory)
+    job = running_job(directory)
+    if job is not None:  # between two groups of workers, or before the first
+        raise RunBusyError(
+            f"Run {directory.name!r} is being trained by process {job.pid} on {job.host}: nothing is removed."
+        )
     with exclusive(directory, timeout_s=0):
         paths = [*leftovers(store.directory), *quarantined(store.directory)]
         paths += [checkpoint.directory for checkpoint in store.expired()]
@@ -176,9 +181,8 @@ def _store(directory: RunDirectory) -> CheckpointStore:
     from pipelines.training.checkpoints import CheckpointStore
     from pipelines.training.evaluations import read_evaluations
     from pipelines.training.retention import Retention
-    from pipelines.training.run_directory import read_json
 
-    rule = read_json(directory.config_path).get("checkpoints", {}) if directory.config_path.exists() else {}
+    rule = directory.read_config().get("checkpoints", {}) if directory.config_path.exists() else {}
     return CheckpointStore(
         directory.checkpoints,
         retention=Retention(**rule),

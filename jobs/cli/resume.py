@@ -70,13 +70,14 @@ def stored_config(directory: RunDirectory, assignments: list[str]) -> TrainingCo
     """The run's own configuration with `--set` laid over it. Raises ConfigError, or ValueError for a broken run."""
     from jobs.config import Layer, resolve, set_layer
     from pipelines.training.config import TrainingConfig
-    from pipelines.training.run_directory import read_json
 
     if not directory.config_path.is_file():
         raise ValueError(f"{directory.root} has no config.json: it was never started. Use `vamba train`.")
-    tree = read_json(directory.config_path)
-    # Where it lies now, which is where it was trained unless somebody has moved it.
-    tree["storage"] = str(directory.root.parent.parent)
+    if directory.root.parent.name != "runs":
+        raise ValueError(f"{directory.root} is not in a folder named runs, where runs are continued: move it into one.")
+    tree = directory.read_config()
+    # Where it lies now, which is where it was trained unless somebody has moved, renamed or copied it.
+    tree |= {"storage": str(directory.root.parent.parent), "name": directory.name}
     layers = [Layer(name=str(directory.config_path), tree=tree)]
     if assignments:
         layers.append(set_layer(assignments))

@@ -36,7 +36,7 @@ def ls(storage: Storage = None, json: AsJson = False) -> None:
     from pipelines.storage import vamba_home
 
     home = Path(storage).expanduser() if storage else vamba_home()
-    found = [_overview(path.parent) for path in (home / "runs").glob("*/run.json")]
+    found = [_overview_or_damage(path.parent) for path in (home / "runs").glob("*/run.json")]
     found.sort(key=lambda run: run["updated"], reverse=True)
     if json:
         print_json(found)
@@ -56,6 +56,9 @@ def ls(storage: Storage = None, json: AsJson = False) -> None:
         print(f"No runs in {home / 'runs'}. `vamba train RECIPE --data URI --name RUN` makes one.")
         return
     print_table(("run", "recipe", "state", "steps", "loss", "attempts"), rows)
+    for run in found:
+        if run["damage"]:
+            print(run["damage"])
 
 
 def show(run: RunName, storage: Storage = None, json: AsJson = False) -> None:
@@ -66,6 +69,7 @@ def show(run: RunName, storage: Storage = None, json: AsJson = False) -> None:
       vamba runs show stage2
     """
     from pipelines.registry.models import run_lineage
+    from pipelines.training.checkpoint_files import checkpoint_directories
     from pipelines.training.run_directory import RunDirectory
     from pipelines.training.summary import summarize
 
@@ -81,7 +85,7 @@ def show(run: RunName, storage: Storage = None, json: AsJson = False) -> None:
         for attempt in summary.attempts
     ]
     print_table(("attempt", "workers", "from step", "pids"), rows, title=f"Run {overview['name']}: {overview['state']}")
-    checkpoints = sorted(item.name for item in (path / "checkpoints").glob("step_*"))
+    checkpoints = [item.name for item in checkpoint_directories(path / "checkpoints")]
     print_pairs(
         "",
         {
@@ -97,8 +101,20 @@ def show(run: RunName, storage: Storage = None, json: AsJson = False) -> None:
     )
 
 
+def _overview_or_damage(path: Path) -> dict[str, Any]:
+    """One damaged run must not hide the others."""
+    from pipelines.training.run_directory import DamagedFileError
+
+    try:
+        return _overview(path)
+    except DamagedFileError as error:
+        unknown: dict[str, Any] = dict.fromkeys(("loss", "num_steps"))
+        times = {"updated": path.stat().st_mtime, "directory": str(path), "damage": str(error)}
+        return {"name": path.name, "recipe": "", "state": "damaged", "step": 0, "attempts": 0, **unknown, **times}
+
+
 def _overview(path: Path) -> dict[str, Any]:
-    from pipelines.training.run_directory import RunDirectory, read_json
+    from pipelines.training.run_directory import RunDirectory
 
     directory = RunDirectory(path)
     events = directory.read_events()
@@ -107,8 +123,10 @@ def _overview(path: Path) -> dict[str, Any]:
     for _, record in directory.read_metrics():
         last = record
     num_steps = next((event["num_steps"] for event in reversed(started) if "num_steps" in event), None)
-    finished = directory.finished_step() is not None and directory.model.exists()
-    config = read_json(directory.config_path) if directory.config_path.exists() else {}
+    finished_at = directory.finished_step()
+    finished = finished_at is not None and finished_at >= (num_steps or 0) and directory.model.exists()
+    directory.read_run()
+    config = directory.read_config() if directory.config_path.exists() else {}
     return {
         "name": path.name,
         "recipe": config.get("recipe", ""),
@@ -119,6 +137,7 @@ def _overview(path: Path) -> dict[str, Any]:
         "attempts": len({event["attempt"] for event in started}),
         "updated": last.get("time", path.stat().st_mtime),
         "directory": str(path),
+        "damage": None,
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.redaction import redacted, redacted_text
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "vamba"
+DATABASE_NAME = "mlflow.db"
 
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -28,14 +30,14 @@ _QUIET = {
 }
 
 
-def tracking_uri() -> str:
-    """`$MLFLOW_TRACKING_URI`, or the SQLite file in VAMBA_HOME (its directory is created)."""
+def tracking_uri(home: Path | None = None) -> str:
+    """`$MLFLOW_TRACKING_URI`, or the SQLite file in `home`, by default VAMBA_HOME (its directory is created)."""
     named = os.environ.get("MLFLOW_TRACKING_URI")
     if named:
         return named
-    home = vamba_home().resolve()
+    home = home or vamba_home().resolve()
     home.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{home / 'mlflow.db'}"
+    return f"sqlite:///{home / DATABASE_NAME}"
 
 
 def is_server(uri: str) -> bool:
@@ -43,7 +45,7 @@ def is_server(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
-def open_client() -> MlflowClient:
+def open_client(home: Path | None = None) -> MlflowClient:
     """A client of the tracking server and registry. Raises `ConnectionError` with the address when it can't be used."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
@@ -52,7 +54,7 @@ def open_client() -> MlflowClient:
         logging.getLogger(name).setLevel(logging.ERROR)
     from mlflow import MlflowClient
 
-    uri = tracking_uri()
+    uri = tracking_uri(home)
     try:
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.get_experiment_by_name(EXPERIMENT)

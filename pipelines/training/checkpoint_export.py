@@ -20,7 +20,7 @@ from pipelines.training.adapters import merged, select_trained
 from pipelines.training.checkpoint_files import Checkpoint, checkpoint_path, open_checkpoint
 from pipelines.training.checkpoints import FrozenWeightsError
 from pipelines.training.config import TrainingConfig
-from pipelines.training.run_directory import RunDirectory, read_json
+from pipelines.training.run_directory import RunDirectory
 from pipelines.training.session import build_model, tokenizer_directory
 from pipelines.training.start_model import find_start, pin_start
 from vamba.ops.backends import Backends
@@ -87,7 +87,7 @@ def _config(directory: RunDirectory) -> TrainingConfig:
     """The run's configuration, on this machine's CPU, from the start model that was pinned."""
     from pydantic import TypeAdapter
 
-    config: TrainingConfig = TypeAdapter(TrainingConfig).validate_python(read_json(directory.config_path))
+    config: TrainingConfig = TypeAdapter(TrainingConfig).validate_python(directory.read_config())
     config = replace(config, backends=Backends(), workers=replace(config.workers, device="cpu"))
     start = find_start(config, directory)
     if start is None:

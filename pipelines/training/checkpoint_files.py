@@ -101,6 +101,11 @@ def checkpoint_directories(parent: Path) -> list[Path]:
     return sorted(path for path in parent.glob("step_*") if _NAME.fullmatch(path.name) and path.is_dir())
 
 
+def step_of(directory: Path) -> int:
+    """The step in the name of a committed checkpoint."""
+    return int(directory.name.removeprefix("step_"))
+
+
 def leftovers(parent: Path) -> list[Path]:
     """What killed writes and killed removals left below `parent`."""
     return sorted(parent.glob("step_*.tmp"))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.training.run_directory import RunDirectory, differences, read_json
+from pipelines.training.summary import loss_difference
 
 _OWN = {"name", "storage"}
 
@@ -21,7 +22,7 @@ class LossPair:
 
     @property
     def difference(self) -> float:
-        return abs(self.first - self.second)
+        return loss_difference(self.first, self.second)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,7 @@ def compare_runs(first: RunDirectory, second: RunDirectory) -> Comparison:
     losses = tuple(
         LossPair(step=step, first=records[0][step]["loss"], second=records[1][step]["loss"]) for step in common
     )
-    different = [pair for pair in losses if pair.first != pair.second]
+    different = [pair for pair in losses if pair.difference]
     return Comparison(
         names=(first.name, second.name),
         settings={key: pair for key, pair in settings.items() if key not in _OWN},

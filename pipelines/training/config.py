@@ -120,7 +120,7 @@ class WorkersConfig:
 class TrackingConfig:
     """MLflow. enabled: off leaves the run directory as the only record. experiment: name of the experiment.
 
-    The tracking URI comes from MLFLOW_TRACKING_URI; unset, it is a SQLite file in the storage directory.
+    The tracking URI comes from MLFLOW_TRACKING_URI; unset, it is a SQLite file in the VAMBA_HOME of the first start.
     flush_every_s: pause between two batches of metrics.
     detail_every_steps: distance of the steps whose gradient norms by group and alphas by layer are sent; the run
         directory has them of every step.

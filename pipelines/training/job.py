@@ -12,6 +12,7 @@ again. One job at a time works on a run.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +21,9 @@ from typing import Any
 
 import psutil
 
+from pipelines.training.checkpoint_files import checkpoint_directories, step_of
 from pipelines.training.config import TrainingConfig
+from pipelines.training.json_lines import count_damaged
 from pipelines.training.mirror import mirrored
 from pipelines.training.mirror_back import bring_back
 from pipelines.training.preflight import Preflight, announce, preflight
@@ -31,7 +34,7 @@ from pipelines.training.run_lock import only_job
 from pipelines.training.run_log import kept_notice, try_event
 from pipelines.training.session import model_config, open_training_data
 from pipelines.training.start_model import StartModel, find_start, pin_start
-from pipelines.training.stop import Notice
+from pipelines.training.stop import Notice, stopping_on_signals
 from pipelines.training.summary import TrainingSummary, summarize
 from pipelines.training.tracking import Tracker, send_the_rest, source_version
 
@@ -50,8 +53,10 @@ def run_training(
     """
     directory = run_directory(config.storage, config.name)
     with only_job(directory):
-        # The data's place is recorded so that the run can be continued from any working directory.
-        return _train(replace(config, data=_absolute(config.data)), directory, notice, launch, launcher)
+        # Before anything that takes time: whoever asks for a stop from now on means this job, and gets it.
+        directory.clear_requests()
+        with stopping_on_signals(directory, notice, (signal.SIGTERM,)):
+            return _train(_with_absolute_places(config), directory, notice, launch, launcher)
 
 
 def _train(
@@ -63,10 +68,12 @@ def _train(
     if config.mirror is not None:
         bring_back(config.mirror, directory, notice)
     start = find_start(config, directory)
+    _refuse_to_shorten(directory, data.num_steps)
     is_new = not directory.attempts()
     if is_new:
         announce(preflight(_resolved(config, start), data), notice)
     directory.open(config, data_digest=data.digest, model=_architecture(_resolved(config, start)))
+    _tell_damage(directory, notice)
     if directory.finished_step() == data.num_steps and directory.model.exists():
         notice(f"Run {config.name!r} finished at step {data.num_steps}; its model is {directory.model}.")
         send_the_rest(config, directory, notice)
@@ -100,15 +107,43 @@ def describe_run(config: TrainingConfig) -> Preflight:
     return preflight(_resolved(config, find_start(config, directory)), data)
 
 
+def _with_absolute_places(config: TrainingConfig) -> TrainingConfig:
+    """As it is recorded, so that the run can be continued from any working directory.
+
+    `model.init_from` may be a name; what it means is pinned.
+    """
+    tokenizer, distill = config.model.tokenizer, config.distill
+    return replace(
+        config,
+        data=_absolute(config.data),
+        mirror=config.mirror and _absolute(config.mirror),
+        model=replace(config.model, tokenizer=tokenizer and _absolute(tokenizer)),
+        distill=distill and replace(distill, teachers=_absolute(distill.teachers)),
+    )
+
+
+def _refuse_to_shorten(directory: RunDirectory, num_steps: int) -> None:
+    steps = [step_of(path) for path in checkpoint_directories(directory.checkpoints)]
+    if steps and steps[-1] > num_steps:
+        raise ValueError(
+            f"Run {directory.name!r} has been trained to step {steps[-1]}, and would end at step {num_steps} now: it "
+            f"can't end before it is. Set train.num_steps to {steps[-1]} or more, or give a new run another --name."
+        )
+
+
+def _tell_damage(directory: RunDirectory, notice: Notice) -> None:
+    for path in (directory.events_path, *directory.attempts()):
+        count = count_damaged(path)
+        if count:
+            notice(f"{count} lines of {path} can't be read, torn by a kill or changed since; they are left out.")
+
+
 def _resolved(config: TrainingConfig, start: StartModel | None) -> TrainingConfig:
     """The configuration for workers: references turned into absolute directories that every process understands."""
-    model = config.model
-    if start is not None:
-        model = replace(model, init_from=str(start.directory))
-    if model.tokenizer:
-        model = replace(model, tokenizer=str(Path(model.tokenizer).expanduser().resolve()))
-    distill = config.distill and replace(config.distill, teachers=_absolute(config.distill.teachers))
-    return replace(config, model=model, data=_absolute(config.data), distill=distill)
+    config = _with_absolute_places(config)
+    if start is None:
+        return config
+    return replace(config, model=replace(config.model, init_from=str(start.directory)))
 
 
 def _architecture(resolved: TrainingConfig) -> dict[str, Any] | None:

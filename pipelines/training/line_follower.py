@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipelines.training.json_lines import parse_lines
+
 
 class LineFollower:
-    """Gives each whole line of one file once; a line that a kill cut off is skipped when it is closed."""
+    """Gives each whole line of one file once; one that a kill cut off, or that was changed, is skipped."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._offset = path, 0
@@ -23,10 +24,4 @@ class LineFollower:
             content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
         self._offset += len(whole)
-        for line in whole.splitlines():
-            try:
-                value = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(value, dict):
-                yield value
+        yield from parse_lines(whole)

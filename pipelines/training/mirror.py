@@ -35,7 +35,7 @@ PASS_EVERY_S = 5.0
 RETRY_S = 30.0
 OWNER_NAME = "owner.json"
 CHECKPOINTS_PREFIX = "checkpoints"
-_RECORDS = ("config.json", "run.json", "events.jsonl")
+_RECORDS = ("run.json", "config.json", "events.jsonl")  # run.json knows the digest of what config.json becomes
 
 
 class MirrorError(ValueError):

@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.registry.tracking import DATABASE_NAME
+from pipelines.storage import vamba_home
 from pipelines.training.config import TrainingConfig
 from pipelines.training.run_directory import RunDirectory, flatten
 from vamba.ops.backends import Backends, describe
@@ -40,7 +42,7 @@ class MlflowRun:
         from pipelines.registry.tracking import experiment_id, open_client
 
         self._config, self._directory = config, directory
-        self._client = open_client()
+        self._client = open_client(_home(directory))
         known = directory.read_run().get("mlflow_run_id")
         self.run_id = known or self._find_or_create(experiment_id(self._client, config.tracking.experiment))
         if not known:
@@ -112,7 +114,10 @@ class MlflowRun:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
 
         record = self._directory.read_run()
-        params = [Param(key, str(value)[:6000]) for key, value in flatten(dataclasses.asdict(self._config))]
+        # A parameter can't be set again, and one that may change can have changed since a start that was cut off here.
+        known = self._client.get_run(self.run_id).data.params
+        values = flatten(dataclasses.asdict(self._config))
+        params = [Param(key, str(value)[:6000]) for key, value in values if key not in known]
         for begin in range(0, len(params), MAX_PARAMS_PER_BATCH):
             self._client.log_batch(self.run_id, params=params[begin : begin + MAX_PARAMS_PER_BATCH])
         digest = str(record.get("data_digest", ""))
@@ -141,6 +146,17 @@ class MlflowRun:
         if noted != f"sha256:{digest}":
             self._client.log_text(self.run_id, packages + "\n", f"environment/{digest[:12]}.txt")
             self._client.set_tag(self.run_id, "environment_digest", f"sha256:{digest}")
+
+
+def _home(directory: RunDirectory) -> Path | None:
+    """The VAMBA_HOME that the run's MLflow database is in, wherever it is continued: the one of its first start, or
+    the one that it lies in, if it was moved with it."""
+    noted = directory.read_run().get("mlflow_home")
+    if noted is None:
+        noted = str(vamba_home().resolve())
+        directory.update_run(mlflow_home=noted)
+    homes = (Path(noted), directory.root.parent.parent)
+    return next((home for home in homes if (home / DATABASE_NAME).is_file()), None)
 
 
 def metrics_of(record: Mapping[str, Any], *, with_detail: bool = True) -> dict[str, float]:

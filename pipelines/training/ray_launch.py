@@ -19,7 +19,7 @@ from typing import Any
 
 from pipelines.capacity import require_room_here, training_needs
 from pipelines.ray_session import ray_session
-from pipelines.training.checkpoint_files import checkpoint_directories
+from pipelines.training.checkpoint_files import checkpoint_directories, step_of
 from pipelines.training.config import TrainingConfig
 from pipelines.training.lean_trainer import lean_trainer_class
 from pipelines.training.progress import Progress
@@ -58,6 +58,8 @@ class TrainingFailedError(RuntimeError):
 
 def train_on_ray(config: TrainingConfig, directory: RunDirectory, progress: Progress, notice: Notice) -> None:
     """Run groups of workers until the run is finished or was asked to stop. Raises TrainingFailedError."""
+    if directory.stop_path.exists():
+        return
     address = os.environ.get("RAY_ADDRESS") or None
     elastic = _is_elastic(config, address)
     environment = RAY_TRAIN_ENVIRONMENT | (CLUSTER_ENVIRONMENT if address else ONE_MACHINE_ENVIRONMENT)
@@ -197,8 +199,7 @@ def _is_elastic(config: TrainingConfig, address: str | None) -> bool:
 
 
 def _newest_step(directory: RunDirectory) -> int:
-    names = [path.name for path in checkpoint_directories(directory.checkpoints)]
-    return int(names[-1].removeprefix("step_")) if names else 0
+    return max(map(step_of, checkpoint_directories(directory.checkpoints)), default=0)
 
 
 def _reason(error: BaseException) -> str:

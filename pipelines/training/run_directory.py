@@ -65,6 +65,14 @@ MAY_CHANGE = (
 )
 
 
+_OF_THE_ORIGINAL = ("mlflow_run_id", "mlflow_sent", "run_key", "mirror_id")
+"""What a copy of a run's directory must not share with the run it was copied from."""
+
+
+class DamagedFileError(ValueError):
+    """A file of a run does not hold what was written to it."""
+
+
 class RunMismatchError(ValueError):
     """A run of this name exists and was started with another configuration or other data."""
 
@@ -93,29 +101,51 @@ class RunDirectory:
     def open(self, config: TrainingConfig, *, data_digest: str, model: Mapping[str, Any] | None = None) -> None:
         """Create the run, or check that `config` continues it. model: what must stay as it is about the model.
 
-        Raises RunMismatchError naming every differing field that must not differ (`MAY_CHANGE` lists what may).
+        Raises RunMismatchError naming every differing field that must not differ (`MAY_CHANGE` lists what may), and
+        DamagedFileError.
         """
         for directory in (self.metrics, self.checkpoints, self.stop_path.parent):
             directory.mkdir(parents=True, exist_ok=True)
-        for path in self.stop_path.parent.iterdir():
-            path.unlink()
-        resolved = dataclasses.asdict(config)
-        if self.config_path.exists():
-            before = _with_defaults(read_json(self.config_path))
-            self._refuse_changes(before, resolved, data_digest, model)
-            changed = differences(before, resolved)
-            if changed:
-                self.append_event("config_changed", fields=changed)
-        write_json(self.config_path, resolved)
-        self.update_run(name=self.name, config_digest=config_digest(resolved), data_digest=data_digest)
+        resolved, record = dataclasses.asdict(config), self.read_run()
+        before = _with_defaults(self.read_config()) if self.config_path.exists() else None
+        self._refuse_changes(before, resolved, data_digest, model)
+        changed = {} if before is None else differences(before, resolved)
+        if changed:
+            self.append_event("config_changed", fields=changed)
+        if self._is_copy(record):
+            self.update_run(**dict.fromkeys(_OF_THE_ORIGINAL))
+        text = _json_text(resolved)
+        # Of the file that is there, and of the one that takes its place: a kill comes before or after.
+        contents = [*([] if before is None else [self.config_path.read_bytes()]), text.encode()]
+        self.update_run(
+            name=self.name, config_digest=config_digest(resolved), data_digest=data_digest,
+            config_sha256=[hashlib.sha256(content).hexdigest() for content in contents],
+        )  # fmt: skip
+        _replace(self.config_path, text)
         if model is not None:
             self.update_run(model=dict(model))
 
+    def clear_requests(self) -> None:
+        """Forget what an earlier job was asked, and what it ended with."""
+        if self.stop_path.parent.is_dir():
+            for path in self.stop_path.parent.iterdir():
+                path.unlink(missing_ok=True)
+
     def _refuse_changes(
-        self, before: Mapping[str, Any], after: Mapping[str, Any], data_digest: str, model: Mapping[str, Any] | None
+        self,
+        before: Mapping[str, Any] | None,
+        after: Mapping[str, Any],
+        data_digest: str,
+        model: Mapping[str, Any] | None,
     ) -> None:
-        fixed = {key: pair for key, pair in differences(before, after).items() if not _may_change(key)}
+        """before: None where config.json is gone, of which run.json still has the digest."""
+        changes = {} if before is None else differences(before, after)
+        # The name is the directory's, which may have been renamed or copied.
+        fixed = {key: pair for key, pair in changes.items() if not _may_change(key) and key != "name"}
         lines = [f"  {key}: {old!r} -> {new!r}" for key, (old, new) in fixed.items()]
+        digests = self.read_run().get("config_digest"), config_digest(after)
+        if before is None and digests[0] not in (None, digests[1]):
+            lines.append(f"  config.json is gone; digest of the settings: {digests[0]} -> {digests[1]}")
         known = self.read_run().get("data_digest", data_digest)
         if known != data_digest:
             lines.append(f"  data digest: {known} -> {data_digest} (the dataset at {after['data']} is another one)")
@@ -131,14 +161,55 @@ class RunDirectory:
                 + f"{', '.join(MAY_CHANGE)}."
             )
 
+    def _is_copy(self, record: Mapping[str, Any]) -> bool:
+        """Whether the directory was copied from a run that is still beside it, by its record; a renamed one is none."""
+        known = record.get("name", self.name)
+        return known != self.name and RunDirectory(self.root.parent / known).run_path.is_file()
+
     def read_run(self) -> dict[str, Any]:
-        return read_json(self.run_path) if self.run_path.exists() else {}
+        """Raises DamagedFileError."""
+        try:
+            return read_json(self.run_path) if self.run_path.exists() else {}
+        except DamagedFileError as error:
+            raise DamagedFileError(
+                f"{error} Restore it from a copy; a mirror has one. Without one, move it away and run the "
+                "`vamba train` command of the start again: it goes on from the newest checkpoint, as another run "
+                "in MLflow."
+            ) from error
+
+    def read_config(self) -> dict[str, Any]:
+        """The configuration that the run wrote. Raises DamagedFileError, also for one that was edited since."""
+        known = self.read_run().get("config_sha256")
+        try:
+            config = read_json(self.config_path)
+            if known and hashlib.sha256(self.config_path.read_bytes()).hexdigest() not in known:
+                raise DamagedFileError(f"{self.config_path} is not what the run wrote: it was edited, or is damaged.")
+        except DamagedFileError as error:
+            raise DamagedFileError(
+                f"{error} Restore it from a copy. Without one, move it away and run the `vamba train` command of the "
+                "start again, whose settings are checked by their digest. Settings are changed by --set."
+            ) from error
+        return config
 
     def update_run(self, **values: Any) -> None:
         """Merge values into run.json; the job and its first worker may do so at the same moment."""
         with (self.root / "run.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             write_json(self.run_path, {**self.read_run(), **values})
+
+    def require_same(self, key: str, digest: str, what: str, rank: int) -> None:
+        """Record the digest of what the run was started with, on rank 0, or check that it is that.
+
+        Raises RunMismatchError.
+        """
+        known = self.read_run().get(key, digest)
+        if known != digest:
+            raise RunMismatchError(
+                f"Run {self.name!r} was started with another version of {what}: {known} -> {digest}. Restore that, or "
+                "give the new run another --name."
+            )
+        if rank == 0:
+            self.update_run(**{key: digest})
 
     def append_event(self, event: str, **values: Any) -> None:
         append_line(self.events_path, {"event": event, "time": round(time.time(), 3), **redacted_values(values)})
@@ -154,7 +225,7 @@ class RunDirectory:
         return self.failure_path.read_text() if self.failure_path.exists() else None
 
     def finished_step(self) -> int | None:
-        """The step the run finished at, None while it has not (or has been prolonged since)."""
+        """The step the run finished at, None while it has not. It may have been prolonged since."""
         finished = [event for event in self.read_events() if event["event"] == "finished"]
         return int(finished[-1]["step"]) if finished else None
 
@@ -214,9 +285,17 @@ def config_digest(resolved: Mapping[str, Any]) -> str:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Replace `path` so that a reader, or a crash, sees the old or the new content, never part of one."""
+    _replace(path, _json_text(value))
+
+
+def _json_text(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=2, sort_keys=True)
+
+
+def _replace(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("w") as file:
-        json.dump(value, file, indent=2, sort_keys=True)
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
@@ -228,7 +307,11 @@ def _with_defaults(before: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text()))
+    """Raises DamagedFileError where there is something else than a JSON object."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise DamagedFileError(f"{path} is damaged: it holds no JSON object ({error}).") from error
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -219,6 +219,7 @@ def _train_attempt(
         backends=backends, resumed_from_step=state.step, num_steps=state.num_steps, reached=reached,
     )  # fmt: skip
     tokenizer = load_tokenizer(tokenizer_directory(config))
+    directory.require_same("tokenizer_digest", tokenizer.digest, f"the tokenizer in {tokenizer.directory}", rank)
     encode = SampleEncoder(tokenizer, config.reader, device=config.workers.device)
     labels = {key: directory.read_run().get(key) for key in ("config_digest", "data_digest")}
     labels["backends"] = backends

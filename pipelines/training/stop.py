@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from pipelines.training.run_directory import RunDirectory
@@ -19,8 +19,10 @@ def request_stop(directory: RunDirectory) -> None:
 
 
 @contextmanager
-def stopping_on_signals(directory: RunDirectory, notice: Notice) -> Iterator[None]:
-    """SIGTERM and SIGINT ask the workers to save and stop. Only the main thread can install handlers."""
+def stopping_on_signals(
+    directory: RunDirectory, notice: Notice, signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT)
+) -> Iterator[None]:
+    """These signals ask the workers to save and stop. Only the main thread can install handlers."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -29,7 +31,7 @@ def stopping_on_signals(directory: RunDirectory, notice: Notice) -> Iterator[Non
         request_stop(directory)
         notice(f"{signal.Signals(signum).name}: saving a checkpoint, then stopping.")
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, ask) for number in signals}
     try:
         yield
     finally:

@@ -77,7 +77,7 @@ def summarize(directory: RunDirectory, status: Status, num_steps: int) -> Traini
     last_time = 0.0
     for _, record in directory.read_metrics():
         if record["step"] in losses:
-            differences.append(_difference(record["loss"], losses[record["step"]]))
+            differences.append(loss_difference(record["loss"], losses[record["step"]]))
         losses[record["step"]] = record["loss"]
         last_time = record["time"]
     attempts = read_attempts(directory)
@@ -99,6 +99,9 @@ def summarize(directory: RunDirectory, status: Status, num_steps: int) -> Traini
     )
 
 
-def _difference(loss: float, other: float) -> float:
+def loss_difference(loss: float, other: float) -> float:
     """Size of the difference; that of a loss from itself is 0, whether it is a number, infinite or NaN."""
-    return 0.0 if loss == other or (math.isnan(loss) and math.isnan(other)) else abs(loss - other)
+    if loss == other or (math.isnan(loss) and math.isnan(other)):
+        return 0.0
+    difference = abs(loss - other)
+    return math.inf if math.isnan(difference) else difference

@@ -19,7 +19,7 @@ import numpy as np
 
 from pipelines.storage import Storage, open_storage
 from pipelines.training.config import DistillConfig
-from pipelines.training.run_directory import RunDirectory, RunMismatchError
+from pipelines.training.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from vamba.data.encode import SampleEncoder
@@ -107,14 +107,7 @@ def with_teachers(
     Records which teachers the run has, or checks that they are those. Raises RunMismatchError.
     """
     teachers = open_teachers(config, rows)
-    known = directory.read_run().get("teachers_digest", teachers.digest)
-    if known != teachers.digest:
-        raise RunMismatchError(
-            f"Run {directory.name!r} was started with other teachers ({known}) than are there now ({teachers.digest}). "
-            "Restore them, or give the new run another --name."
-        )
-    if rank == 0:
-        directory.update_run(teachers_digest=teachers.digest)
+    directory.require_same("teachers_digest", teachers.digest, f"teachers in {config.teachers}", rank)
     return encode.taught_by(teachers)
 
 

@@ -36,6 +36,7 @@ def tiny_config(data: Path, storage: Path, name: str, *, num_steps: int = 10, ev
 
 def open_run(config: TrainingConfig) -> RunDirectory:
     directory = run_directory(config.storage, config.name)
+    directory.clear_requests()
     directory.open(config, data_digest=open_training_data(config).digest)
     return directory
 

@@ -110,7 +110,7 @@ def test_other_teachers_are_refused_and_damaged_ones_found(root: Path, tmp_path:
     directory = open_run(config)
     assert train_rank(config, directory).finished
     write_teachers(str(tmp_path), ((s.id, teachers_of(s, seed + 1)) for seed, s in enumerate(samples)))
-    with pytest.raises(RunMismatchError, match="other teachers"):
+    with pytest.raises(RunMismatchError, match="another version of teachers"):
         train_rank(replace(config, train=replace(config.train, num_steps=6)), directory)
     file = tmp_path / "clip-0003.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"?")

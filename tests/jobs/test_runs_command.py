@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from jobs.cli.main import app
 from pipelines.training.config import TrainingConfig
 from pipelines.training.here import train_here
+from pipelines.training.json_lines import append_line
 from pipelines.training.run_directory import RunDirectory, run_directory
 from pipelines.training.run_lock import exclusive, only_job
 from tests.distributed.dataset import make_sample, write_dataset
@@ -173,6 +174,53 @@ def test_resume_from_another_directory_takes_more_steps(
     result = vamba("resume", "prolonged", "--here", "--json", "--set", "train.num_steps=6")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["step"] == 6
+
+
+def test_a_run_can_not_end_before_it_is(storage: Path) -> None:
+    result = vamba("resume", "one", "--storage", storage, "--here", "--set", "train.num_steps=3")
+    assert result.exit_code == 2
+    assert "trained to step 4, and would end at step 3" in result.output
+    assert run_of(storage, "one").read_config()["train"]["num_steps"] == NUM_STEPS
+
+
+def test_a_copied_run_is_continued_where_it_is(storage: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in (storage / "runs" / "one").rglob("*.json*")}
+    copy = shutil.copytree(storage / "runs" / "one", storage / "runs" / "copied")
+    result = vamba("resume", copy, "--here", "--json", "--set", "train.num_steps=5")
+    assert result.exit_code == 0 and json.loads(result.stdout)["directory"] == str(copy), result.output
+    assert {path: path.read_bytes() for path in before} == before
+    elsewhere = shutil.copytree(copy, tmp_path / "backup")
+    assert "not in a folder named runs" in vamba("resume", elsewhere, "--here").output
+
+
+def test_a_damaged_run_hides_no_other(storage: Path, tmp_path: Path) -> None:
+    shutil.copytree(storage / "runs" / "one", tmp_path / "runs" / "one")
+    bad = shutil.copytree(storage / "runs" / "one", tmp_path / "runs" / "two")
+    (bad / "run.json").write_text('{"na')
+    result = vamba("runs", "ls", "--storage", tmp_path)
+    assert result.exit_code == 0 and f"{bad / 'run.json'} is damaged" in result.stdout
+    states = {
+        run["name"]: run["state"] for run in json.loads(vamba("runs", "ls", "--storage", tmp_path, "--json").stdout)
+    }
+    assert states == {"one": "finished", "two": "damaged"}
+
+
+def test_show_tells_checkpoints_from_what_lies_beside_them(storage: Path, tmp_path: Path) -> None:
+    run = RunDirectory(shutil.copytree(storage / "runs" / "one", tmp_path / "runs" / "one"))
+    (run.checkpoints / "step_00000002.pin.json").write_text('{"reason": "x"}')
+    run.append_event("attempt_started", attempt=2, rank=0, pid=1, world_size=1, resumed_from_step=4, num_steps=9)
+    text = vamba("runs", "show", run.root).stdout
+    assert "Run one: unfinished" in text, "it was prolonged"
+    assert "step_00000002, step_00000004\n" in text
+
+
+def test_runs_with_the_same_missing_loss_are_the_same(storage: Path, tmp_path: Path) -> None:
+    runs = [RunDirectory(shutil.copytree(storage / "runs" / "one", tmp_path / "runs" / name)) for name in ("a", "b")]
+    for run in runs:
+        append_line(run.metrics_path(1), {"step": 5, "loss": float("nan"), "time": 1.0})
+    assert "bit-identical in all 5 common steps" in vamba("runs", "compare", *(run.root for run in runs)).stdout
+    append_line(runs[0].metrics_path(1), {"step": 5, "loss": 0.5, "time": 1.0})
+    assert "from step 5 on; largest |difference| inf" in vamba("runs", "compare", *(run.root for run in runs)).stdout
 
 
 def test_resume_refuses_other_changes_by_name(storage: Path) -> None:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipelines.training.config import TrainingConfig
-from pipelines.training.run_directory import MetricsFollower, RunDirectory, RunMismatchError, run_directory
+from pipelines.training import run_directory as run_directory_module
+from pipelines.training.config import TrainingConfig, WorkersConfig
+from pipelines.training.run_directory import (
+    DamagedFileError,
+    MetricsFollower,
+    RunDirectory,
+    RunMismatchError,
+    run_directory,
+)
 from pipelines.training.summary import summarize
 from vamba.train.config import EvaluationConfig, GuardConfig, OptimizerConfig
 
@@ -40,9 +48,9 @@ def test_the_same_configuration_continues(directory: RunDirectory, config: Train
     digest = directory.read_run()["config_digest"]
     directory.update_run(mlflow_run_id="m")
     directory.open(config, data_digest="sha256:d")
-    assert directory.read_run() == {
-        "name": "run-1", "config_digest": digest, "data_digest": "sha256:d", "mlflow_run_id": "m"
-    }  # fmt: skip
+    record = directory.read_run()
+    assert len(set(record.pop("config_sha256"))) == 1
+    assert record == {"name": "run-1", "config_digest": digest, "data_digest": "sha256:d", "mlflow_run_id": "m"}
 
 
 def test_listed_changes_are_allowed_and_recorded(directory: RunDirectory, config: TrainingConfig) -> None:
@@ -67,6 +75,7 @@ def test_a_run_of_an_earlier_version_continues_with_what_it_lacked(
     old = json.loads(directory.config_path.read_text())
     del old["train"]["guard"], old["train"]["evaluation"], old["checkpoints"]["keep_best"]
     directory.config_path.write_text(json.dumps(old))
+    directory.update_run(config_sha256=None)
     directory.open(config, data_digest="sha256:d")
     other = replace(config, train=replace(config.train, evaluation=EvaluationConfig(max_packs=3)))
     with pytest.raises(RunMismatchError, match=r"train\.evaluation\.max_packs: 64 -> 3"):
@@ -84,6 +93,63 @@ def test_the_guard_may_change(directory: RunDirectory, config: TrainingConfig) -
 def test_other_data_is_refused(directory: RunDirectory, config: TrainingConfig) -> None:
     with pytest.raises(RunMismatchError, match="data digest: sha256:d -> sha256:other"):
         directory.open(config, data_digest="sha256:other")
+
+
+def test_a_configuration_that_was_changed_behind_the_run_is_refused(
+    directory: RunDirectory, config: TrainingConfig
+) -> None:
+    text = directory.config_path.read_text()
+    directory.config_path.write_text(text.replace('"learning_rate": 1e-05', '"learning_rate": 2e-05'))
+    with pytest.raises(DamagedFileError, match=r"config\.json is not what the run wrote.*vamba train"):
+        directory.read_config()
+    with pytest.raises(DamagedFileError, match="not what the run wrote"):
+        directory.open(config, data_digest="sha256:d")
+    directory.config_path.unlink()
+    other = replace(config, train=replace(config.train, optimizer=OptimizerConfig(learning_rate=0.5)))
+    with pytest.raises(RunMismatchError, match=r"config\.json is gone; digest of the settings"):
+        directory.open(other, data_digest="sha256:d")
+    with pytest.raises(RunMismatchError, match="data digest"):
+        directory.open(config, data_digest="sha256:other")
+    directory.open(config, data_digest="sha256:d")
+    assert directory.config_path.read_text() == text
+
+
+def test_a_kill_while_a_change_is_written_leaves_a_run_that_goes_on(
+    directory: RunDirectory, config: TrainingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(path: Path, text: str) -> None:
+        if path == directory.config_path:
+            raise KeyboardInterrupt
+        replaced(path, text)
+
+    replaced = run_directory_module._replace
+    monkeypatch.setattr(run_directory_module, "_replace", killed)
+    for num_workers in (3, 4):
+        with pytest.raises(KeyboardInterrupt):
+            directory.open(replace(config, workers=WorkersConfig(num_workers=num_workers)), data_digest="sha256:d")
+    monkeypatch.undo()
+    assert directory.read_config()["workers"]["num_workers"] == 2
+    directory.open(config, data_digest="sha256:d")
+
+
+@pytest.mark.parametrize("name", ["run.json", "config.json"])
+def test_a_torn_file_is_named_with_what_to_do(directory: RunDirectory, config: TrainingConfig, name: str) -> None:
+    path = directory.root / name
+    path.write_text(path.read_text()[:20])
+    with pytest.raises(DamagedFileError, match=rf"{name} is damaged: .* Without one, move it away"):
+        directory.open(config, data_digest="sha256:d")
+
+
+def test_a_copy_of_a_run_shares_neither_mlflow_nor_mirror_and_a_renamed_run_keeps_them(
+    directory: RunDirectory, config: TrainingConfig
+) -> None:
+    directory.update_run(mlflow_run_id="m", mirror_id="i")
+    copy = RunDirectory(shutil.copytree(directory.root, directory.root.with_name("copy")))
+    copy.open(replace(config, name="copy"), data_digest="sha256:d")
+    assert copy.read_run()["mlflow_run_id"] is None and copy.read_run()["mirror_id"] is None
+    renamed = RunDirectory(directory.root.rename(directory.root.with_name("renamed")))
+    renamed.open(replace(config, name="renamed"), data_digest="sha256:d")
+    assert renamed.read_run()["mlflow_run_id"] == "m"
 
 
 def test_lines_torn_by_a_kill_are_skipped_and_do_not_swallow_the_next(directory: RunDirectory) -> None:

@@ -135,6 +135,34 @@ def test_a_kill_between_creating_and_noting_the_run_makes_no_second_one(
     assert tags(vamba_home)["data_digest"] == "sha256:d"
 
 
+def test_a_description_that_was_cut_off_is_finished_with_other_settings(
+    config: TrainingConfig, directory: RunDirectory, vamba_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parameters can't be set twice in MLflow, and the number of workers may change."""
+    train(directory, 1, 3)
+    with monkeypatch.context() as killed:
+        killed.setattr("mlflow.MlflowClient.log_inputs", lambda *_, **__: pytest.fail("killed here"))
+        with pytest.raises(pytest.fail.Exception):
+            start_and_die(config, directory)
+    other = replace(config, workers=replace(config.workers, num_workers=4))
+    directory.open(other, data_digest="sha256:d")
+    Tracker(other, directory, pytest.fail).close("finished")
+    assert {step for key, step in points(vamba_home) if key == "loss"} == {1, 2, 3}
+
+
+def test_a_run_continued_elsewhere_stays_in_the_database_it_began_in(
+    config: TrainingConfig, directory: RunDirectory, vamba_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(directory, 1, 3)
+    start_and_die(config, directory)
+    train(directory, 3, 5)
+    monkeypatch.setenv("VAMBA_HOME", str(tmp_path / "elsewhere"))
+    Tracker(config, directory, pytest.fail).close("finished")
+    found = points(vamba_home)
+    assert set(found.values()) == {1} and {step for key, step in found if key == "loss"} == {1, 2, 3, 4, 5}
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_mlflow_away_from_start_to_end_gets_everything_at_the_next_start(
     config: TrainingConfig, directory: RunDirectory, vamba_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
