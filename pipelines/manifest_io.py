@@ -120,17 +120,22 @@ def _no_dataset(storage: Storage) -> FileNotFoundError:
 def _parse_manifest(data: bytes, path: str) -> Manifest:
     try:
         table = _read_table(data)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is not a manifest of this project: {error}") from error
+    except (pa.ArrowException, OSError) as error:  # a damaged page is an OSError to Arrow
+        raise ValueError(
+            f"{path} is not a manifest of this project, or it is damaged: {error}; restore it from a copy or ingest again"
+        ) from error
     header = parse_header(table.schema, path)
-    manifest = Manifest(
-        format_version=header["format_version"],
-        version=header["version"],
-        config_digest=header["config_digest"],
-        inputs_digest=header["inputs_digest"],
-        shards=tuple(ShardRow(**shard) for shard in header["shards"]),
-        samples=tuple(SampleRow(**row) for row in table.to_pylist()),
-    )
+    try:
+        manifest = Manifest(
+            format_version=header["format_version"],
+            version=header["version"],
+            config_digest=header["config_digest"],
+            inputs_digest=header["inputs_digest"],
+            shards=tuple(ShardRow(**shard) for shard in header["shards"]),
+            samples=tuple(SampleRow(**row) for row in table.to_pylist()),
+        )
+    except (KeyError, TypeError, UnicodeDecodeError) as error:
+        raise _is_damaged(path, error) from error
     if manifest.digest != header["digest"]:
         raise ValueError(
             f"{path} is damaged: its content has digest {manifest.digest}, "
@@ -148,13 +153,21 @@ def parse_header(schema: pa.Schema, path: str) -> dict[str, Any]:
     metadata = schema.metadata or {}
     if _METADATA_KEY not in metadata:
         raise ValueError(f"{path} is not a manifest of this project: it has no metadata {_METADATA_KEY.decode()!r}")
-    header: dict[str, Any] = json.loads(metadata[_METADATA_KEY])
-    if header["format_version"] > FORMAT_VERSION:
+    try:
+        header: dict[str, Any] = json.loads(metadata[_METADATA_KEY])
+        is_newer = header["format_version"] > FORMAT_VERSION
+    except (ValueError, KeyError, TypeError) as error:
+        raise _is_damaged(path, error) from error
+    if is_newer:
         raise ValueError(
             f"{path} has format version {header['format_version']}; this program reads up to "
             f"{FORMAT_VERSION}: use a newer one"
         )
     return header
+
+
+def _is_damaged(path: str, error: Exception) -> ValueError:
+    return ValueError(f"{path} is damaged ({type(error).__name__}: {error}); restore it from a copy or ingest again")
 
 
 def write_manifest(data_uri: DataUri, manifest: Manifest) -> None:

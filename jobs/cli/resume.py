@@ -72,7 +72,9 @@ def stored_config(directory: RunDirectory, assignments: list[str]) -> TrainingCo
     from pipelines.training.config import TrainingConfig
 
     if not directory.config_path.is_file():
-        raise ValueError(f"{directory.root} has no config.json: it was never started. Use `vamba train`.")
+        raise ValueError(
+            f"{directory.root} has no config.json: it never started, or lost it. Use `vamba train` as at the start."
+        )
     if directory.root.parent.name != "runs":
         raise ValueError(f"{directory.root} is not in a folder named runs, where runs are continued: move it into one.")
     tree = directory.read_config()

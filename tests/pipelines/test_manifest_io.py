@@ -135,3 +135,15 @@ def test_failures_of_earlier_versions_stay_readable(tmp_path: Path) -> None:
     write_failures(tmp_path, rows)
     write_failures(tmp_path, rows[:1], version=2)
     assert [len(read_failures(tmp_path, version)) for version in (None, 1, 2, 3)] == [1, 2, 1, 1]
+
+
+def test_a_manifest_with_any_changed_byte_is_refused_by_name_or_read_as_it_was(tmp_path: Path) -> None:
+    write_manifest(tmp_path, make_manifest())
+    path, expected = tmp_path / "manifest.parquet", read_manifest(tmp_path)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 23):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        try:
+            assert read_manifest(tmp_path) == expected
+        except ValueError as error:
+            assert str(path) in str(error), error

@@ -61,7 +61,8 @@ def test_an_alias_that_moves_does_not_move_the_run(tmp_path: Path, trained: list
     config = config_of(tmp_path, "models:/base@stage-1")
     run(config)
     client.set_registered_model_alias("base", "stage-1", "2")
-    run(replace(config, train=replace(config.train, num_steps=4)))
+    longer = replace(config, train=replace(config.train, num_steps=4))
+    run(longer)
     assert trained == [first, first]
     recorded = run_directory(config.storage, "run").read_run()["start_model"]
     assert (recorded["source"], recorded["directory"]) == ("models:/base/1", str(first))
@@ -71,7 +72,7 @@ def test_an_alias_that_moves_does_not_move_the_run(tmp_path: Path, trained: list
     assert run_directory(config.storage, "other").read_run()["start_model"]["digest"] != recorded["digest"]
     # The version's own URI means the same model, but it is another wish: say so instead of guessing.
     with pytest.raises(RunMismatchError, match="init_from"):
-        run(replace(config, model=replace(config.model, init_from="models:/base/2")))
+        run(replace(longer, model=replace(config.model, init_from="models:/base/2")))
 
 
 def test_a_changed_file_is_named_and_refused(tmp_path: Path, trained: list[Path]) -> None:
