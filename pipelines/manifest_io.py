@@ -120,9 +120,9 @@ def _no_dataset(storage: Storage) -> FileNotFoundError:
 def _parse_manifest(data: bytes, path: str) -> Manifest:
     try:
         table = _read_table(data)
-    except (pa.ArrowException, OSError) as error:  # a damaged page is an OSError to Arrow
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # a damaged page is an OSError to Arrow
         raise ValueError(
-            f"{path} is not a manifest of this project, or it is damaged: {error}; restore it from a copy or ingest again"
+            f"{path} is not a manifest of this project, or is damaged: {error}; restore it from a copy or ingest again"
         ) from error
     header = parse_header(table.schema, path)
     try:
@@ -134,7 +134,7 @@ def _parse_manifest(data: bytes, path: str) -> Manifest:
             shards=tuple(ShardRow(**shard) for shard in header["shards"]),
             samples=tuple(SampleRow(**row) for row in table.to_pylist()),
         )
-    except (KeyError, TypeError, UnicodeDecodeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise _is_damaged(path, error) from error
     if manifest.digest != header["digest"]:
         raise ValueError(
