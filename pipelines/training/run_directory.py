@@ -151,8 +151,8 @@ class RunDirectory:
             lines.append(f"  data digest: {known} -> {data_digest} (the dataset at {after['data']} is another one)")
         if model is not None:
             known_model = self.read_run().get("model", model)
-            changes = differences(known_model, model).items()
-            lines += [f"  model {key}: {old!r} -> {new!r}" for key, (old, new) in changes]
+            differing = differences(known_model, model).items()
+            lines += [f"  model {key}: {old!r} -> {new!r}" for key, (old, new) in differing]
         if lines:
             raise RunMismatchError(
                 f"Run {self.name!r} was started differently and cannot be continued like this:\n"

@@ -44,6 +44,7 @@ from vamba.data.sample_table import SampleTable
 if TYPE_CHECKING:
     from vamba.data.encode import Encoder
     from vamba.data.fetch import UnreadableSampleError
+    from vamba.data.text import Tokenizer
     from vamba.model.config import ModelConfig
     from vamba.model.vamba import Vamba
     from vamba.train.state import TrainState
@@ -193,7 +194,6 @@ def _train_attempt(
 ) -> RankOutcome:
     from vamba.data.encode import SampleEncoder
     from vamba.data.reader import PackReader
-    from vamba.data.text import load_tokenizer
     from vamba.parallel.context import share_of
     from vamba.train.loop import fit
 
@@ -218,9 +218,7 @@ def _train_attempt(
         attempt=attempt, rank=rank, pid=os.getpid(), host=socket.gethostname(), world_size=world_size,
         backends=backends, resumed_from_step=state.step, num_steps=state.num_steps, reached=reached,
     )  # fmt: skip
-    tokenizer = load_tokenizer(tokenizer_directory(config))
-    directory.require_same("tokenizer_digest", tokenizer.digest, f"the tokenizer in {tokenizer.directory}", rank)
-    encode = SampleEncoder(tokenizer, config.reader, device=config.workers.device)
+    encode = SampleEncoder(_tokenizer(config, directory, rank), config.reader, device=config.workers.device)
     labels = {key: directory.read_run().get(key) for key in ("config_digest", "data_digest")}
     labels["backends"] = backends
     run = RankRun(
@@ -249,6 +247,14 @@ def _train_attempt(
     if rank == 0:
         directory.append_event("finished" if finished else "stopped", attempt=attempt, step=state.step)
     return RankOutcome(finished=finished, step=state.step, attempt=attempt)
+
+
+def _tokenizer(config: TrainingConfig, directory: RunDirectory, rank: int) -> Tokenizer:
+    from vamba.data.text import load_tokenizer
+
+    tokenizer = load_tokenizer(tokenizer_directory(config))
+    directory.require_same("tokenizer_digest", tokenizer.digest, f"the tokenizer in {tokenizer.directory}", rank)
+    return tokenizer
 
 
 def _note_checkpoint(directory: RunDirectory, saves: PreemptionSaves, event: str, **values: Any) -> None:
