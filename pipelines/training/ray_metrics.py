@@ -133,9 +133,9 @@ class RayReporter:
         self._gauges = Gauges(METRICS, label="run")
         self._reported = -REPORT_EVERY_S
 
-    def report(self) -> None:
-        """Set the gauges to what the run's files say now, unless that was done a moment ago or Ray is not running."""
-        if time.monotonic() - self._reported < REPORT_EVERY_S:
+    def report(self, *, at_once: bool = False) -> None:
+        """Set the gauges to what the run's files say, if Ray is running. at_once: though it was done a moment ago."""
+        if not at_once and time.monotonic() - self._reported < REPORT_EVERY_S:
             return
         self._reported = time.monotonic()
         for event in self._events.read_new():
