@@ -18,6 +18,7 @@ import pytest
 from jobs.submission.jobs_api import dashboard_of
 from jobs.submission.ray_cluster import RayCluster
 from jobs.submission.sent_files import EXCLUDES, sent_files
+from pipelines.storage import vamba_home
 from tests.architecture.sources import ROOT
 from tests.jobs.submission.cases import GPUS, WORDS, plan
 from tests.jobs.submission.dashboard import Dashboard, serving
@@ -229,6 +230,19 @@ def test_a_log_that_breaks_off_is_no_end_of_the_job(monkeypatch: pytest.MonkeyPa
 def test_a_job_that_nobody_knows_has_no_log(serve: Callable[..., Dashboard]) -> None:
     with pytest.raises(ValueError, match="knows no job of that name"):
         RayCluster(serve(LARGE).url).follow("job_2", print)
+
+
+def test_a_run_is_not_kept_in_a_folder_that_ray_removes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_c7606777ff8655fb"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    monkeypatch.setenv("VAMBA_HOME", "/mnt/vamba")
+    assert vamba_home() == Path("/mnt/vamba")
+    monkeypatch.delenv("VAMBA_HOME")
+    with pytest.raises(ValueError, match="storage that every node mounts by --env VAMBA_HOME"):
+        vamba_home()
+    monkeypatch.chdir(tmp_path)
+    assert vamba_home() == tmp_path / ".vamba"
 
 
 @pytest.fixture

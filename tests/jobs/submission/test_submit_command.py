@@ -195,6 +195,15 @@ def test_a_relative_path_is_pointed_out() -> None:
     assert done.exit_code == 0 and "'videos' is a relative path" in done.stderr and "/mnt/data' is" not in done.stderr
 
 
+def test_where_runs_are_kept_is_pointed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VAMBA_HOME")
+    told = "VAMBA_HOME is not set here"
+    assert told in vamba("submit", "train", *WORDS["train"], "--dry-run").stderr
+    for words in (("train", *WORDS["train"], "--env", "VAMBA_HOME=/mnt/x"), ("ingest", *WORDS["ingest"])):
+        assert told not in vamba("submit", *words, "--dry-run").stderr
+    assert told not in vamba("submit", "train", *WORDS["train"], "--dry-run", "--to", "kuberay").stderr
+
+
 def test_jobs_of_skypilot_are_followed_by_its_own_commands() -> None:
     done = vamba("jobs", "status", "x", "--to", "sky")
     assert done.exit_code == 2 and "sky jobs logs" in done.stderr
