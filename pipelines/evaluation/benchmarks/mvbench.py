@@ -68,7 +68,7 @@ def read_mvbench(folder: Path) -> Benchmark:
 
 
 def _question(folder: Path, task: str, row: Row) -> BenchmarkQuestion:
-    options, name = row.texts("candidates"), row.text("video")
+    options, name = row.listed("candidates"), row.text("video")
     clip = _clip(folder, _TASKS[task], row, name)
     return BenchmarkQuestion(
         id=f"{task}/{row.place.partition(' ')[2]}",

@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,10 @@ class Row:
         value = self.values.get(name)
         return value is not None and value == value
 
+    def says(self, name: str) -> bool:
+        """Whether the field is there and not blank."""
+        return self.has(name) and str(self.values[name]).strip() != ""
+
     def text(self, name: str) -> str:
         """A field as text. Raises AnnotationError where it is missing, or a list."""
         value = self._value(name)
@@ -52,9 +56,22 @@ class Row:
             return tuple(str(item) for item in items)
         raise self.error(f"the field `{name}` is {_kind(value)}, and a list of texts was expected")
 
+    def listed(self, name: str) -> tuple[str, ...]:
+        """A field as several texts; a table without lists may hold them as a JSON list."""
+        value = self._value(name)
+        if not isinstance(value, str):
+            return self.texts(name)
+        try:
+            items = json.loads(value)
+        except ValueError:
+            items = None
+        if isinstance(items, list):
+            return replace(self, values={**self.values, name: items}).texts(name)
+        raise self.error(f"the field `{name}` is {value!r}, and a list was expected (in a CSV file as JSON)")
+
     def seconds(self, name: str) -> float | None:
-        """A field as a number of seconds, None where it is missing."""
-        if not self.has(name):
+        """A field as a number of seconds, None where it is missing, or empty as tables leave it."""
+        if not self.says(name):
             return None
         value = self.values[name]
         try:
@@ -191,11 +208,17 @@ def _parquet_rows(file: Path) -> list[Row]:
 
 
 def _csv_rows(file: Path) -> list[Row]:
-    rows = csv.DictReader(io.StringIO(_text(file), newline=""))
+    rows = []
     try:
-        return [row_of(file, f"row {number}", values) for number, values in enumerate(rows, start=1)]
+        for number, values in enumerate(csv.DictReader(io.StringIO(_text(file), newline="")), start=1):
+            named = {name: value for name, value in values.items() if name is not None}
+            row = row_of(file, f"row {number}", named)
+            if len(named) < len(values):
+                raise row.error(f"it has more fields than the {len(named)} of the first line")
+            rows.append(row)
     except csv.Error as error:
         raise AnnotationError(f"{file} can't be read as CSV: {error}. Download it again.") from error
+    return rows
 
 
 def _text(file: Path) -> str:

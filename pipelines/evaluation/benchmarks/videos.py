@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipelines.evaluation.benchmarks.rows import AnnotationError
+from pipelines.ingest.kinds import media_of
 from pipelines.inside import is_inside
 
-_ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".MP4")
+_ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".flv", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv")
+_TRIED = (*_ENDINGS, *(ending.upper() for ending in _ENDINGS[:5]))
 
 
 def find_video(folders: Iterable[Path], name: str) -> Path:
@@ -19,8 +21,9 @@ def find_video(folders: Iterable[Path], name: str) -> Path:
     """
     if not is_inside(name):
         raise AnnotationError(f"The annotations name the video {name[:200]!r}, which would lie outside of its folder.")
-    stem = Path(name).with_suffix("") if Path(name).suffix in _ENDINGS else Path(name)
-    names = [name] if Path(name).suffix in _ENDINGS else []
-    names += [f"{stem}{ending}" for ending in _ENDINGS]
+    has_ending = media_of(name) == "video"
+    stem = Path(name).with_suffix("") if has_ending else Path(name)
+    endings = [f"{stem}{ending}" for ending in _TRIED]
+    names = [name, *endings] if has_ending else [*endings, name]
     candidates = [folder / candidate for folder in folders for candidate in names]
     return next((path for path in candidates if path.is_file()), candidates[0])
