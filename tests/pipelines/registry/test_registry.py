@@ -15,8 +15,10 @@ from pipelines.registry.audit import open_audit_log
 from pipelines.registry.checks import Check
 from pipelines.registry.config import GateConfig, NoWorse, PromotionConfig, Threshold
 from pipelines.registry.listing import list_versions
+from pipelines.registry.model_files import hash_model_files
 from pipelines.registry.models import ModelNotFoundError, resolve_model
 from pipelines.registry.promote import promote
+from pipelines.registry.pull import export, pull
 from pipelines.registry.register import register_model
 from pipelines.registry.tracking import open_client
 from tests.pipelines.evaluation.needle_data import make_sample, write_dataset, write_model
@@ -176,3 +178,20 @@ def test_a_second_version_is_compared_with_the_champion(evaluated: Path, tmp_pat
     stricter = replace(compared, no_worse=NoWorse(max_drop=1.0, min_videos=50))
     back = promote(PromotionConfig(target="toy/1", gate=stricter))
     assert back.decision == "refused" and "no worse than champion: shape" in failed(back.report.checks)
+
+
+@pytest.mark.parametrize("alias", ["", "latest", "Latest", "v1", "V1", "12", "a b", "a/b", "a.b", "x" * 256])
+def test_aliases_that_mlflow_does_not_take_are_refused_before_anything_is_done(alias: str) -> None:
+    with pytest.raises(ValueError, match="can't be used"):
+        PromotionConfig(target="toy/1", alias=alias)
+
+
+def test_a_versions_files_are_not_written_over(run: Path, tmp_path: Path) -> None:
+    register_model("stage2", "toy")
+    other = write_model(tmp_path / "other", seed=1)
+    before = hash_model_files(run / "model")
+    for write in (lambda: export(str(other), run / "model", dtype=None, max_shard_bytes=10**9),
+                  lambda: pull("toy/1", run / "model")):  # fmt: skip
+        with pytest.raises(ValueError, match="holds the files of toy/1"):
+            write()
+    assert hash_model_files(run / "model") == before
