@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -195,3 +196,23 @@ def test_a_versions_files_are_not_written_over(run: Path, tmp_path: Path) -> Non
         with pytest.raises(ValueError, match="holds the files of toy/1"):
             write()
     assert hash_model_files(run / "model") == before
+
+
+def test_a_new_registry_is_made_by_one_process_at_a_time(vamba_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's migrations of two processes fail over each other: the lock is held while it opens the file."""
+    held = []
+
+    class Client:
+        def __init__(self, **_: str) -> None:
+            with (vamba_home / ".mlflow.db.lock").open() as other, pytest.raises(BlockingIOError):
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.append(True)
+
+        def get_experiment_by_name(self, name: str) -> None:
+            pass
+
+    monkeypatch.setattr("mlflow.MlflowClient", Client)
+    open_client()
+    assert held
+    with (vamba_home / ".mlflow.db.lock").open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
