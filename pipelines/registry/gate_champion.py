@@ -36,12 +36,13 @@ def champion_checks(candidate: Candidate, evidence: Evidence, rule: NoWorse, con
         theirs = evidence.counterpart(mine) if mine is not None else None
         prefix = f"{name} ({benchmark})" if len(rule.benchmarks) > 1 else name
         if mine is None or theirs is None:
+            lacks = candidate.label if mine is None else champion.label
             who = candidate.label if mine is None else f"{champion.label}, which is the {rule.than},"
             yield Check(
                 name=prefix,
                 passed=False,
                 found=f"{who} was not evaluated on {'these questions' if mine else benchmark or 'anything'}",
-                required=f"{required}: vamba evaluate --model models:/{champion.label} first",
+                required=f"{required}: vamba evaluate --model models:/{lacks} first",
             )
             continue
         yield from _compare(prefix, required, mine, theirs, rule)

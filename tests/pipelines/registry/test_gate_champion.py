@@ -96,6 +96,9 @@ def test_only_the_same_questions_are_compared(tmp_path: Path, change: dict[str, 
     mine = evaluation(tmp_path, "mine", [True] * 40)
     (check,) = judged(mine, evaluation(tmp_path, "theirs", [True] * 40, **change))  # type: ignore[arg-type]
     assert not check.passed and "was not evaluated on these questions" in check.found
+    assert "--model models:/toy/1 first" in check.required
+    (check,) = judged(None, mine)
+    assert "toy/2 was not evaluated" in check.found and "--model models:/toy/2 first" in check.required
 
 
 def test_without_a_champion_there_is_nothing_to_be_worse_than(tmp_path: Path) -> None:
