@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 _ENCODING = "utf-8-sig"  # UTF-8, with or without the mark that some programs put before it
+_HALVES = re.compile(r"[\ud800-\udfff]")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -45,7 +46,7 @@ class Row:
         """A field as text. Raises AnnotationError where it is missing, or a list."""
         value = self._value(name)
         if isinstance(value, str | int | float) and not isinstance(value, bool):
-            return str(value)
+            return _encodable(str(value))
         raise self.error(f"the field `{name}` is {_kind(value)}, and text was expected")
 
     def texts(self, name: str) -> tuple[str, ...]:
@@ -53,7 +54,7 @@ class Row:
         value = self._value(name)
         items = [value] if isinstance(value, str) else value
         if isinstance(items, Sequence) and items and all(isinstance(item, str | int | float) for item in items):
-            return tuple(str(item) for item in items)
+            return tuple(_encodable(str(item)) for item in items)
         raise self.error(f"the field `{name}` is {_kind(value)}, and a list of texts was expected")
 
     def listed(self, name: str) -> tuple[str, ...]:
@@ -233,6 +234,11 @@ def row_of(file: Path, place: str, values: Any) -> Row:
     if not isinstance(values, Mapping):
         raise AnnotationError(f"{file}, {place} is {_kind(values)}, and an object with fields was expected.")
     return Row(file=file, place=place, values=values)
+
+
+def _encodable(text: str) -> str:
+    """Halves of characters, which JSON can hold and no file in UTF-8, as the sign of what is unknown."""
+    return _HALVES.sub("\ufffd", text)
 
 
 def _kind(value: Any) -> str:

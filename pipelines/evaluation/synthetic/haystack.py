@@ -40,7 +40,7 @@ class Haystack(ABC):
         """ValueError for what can't be drawn or encoded."""
         if self.width % 2 or self.height % 2 or min(self.width, self.height) < _LEAST_EDGE:
             raise ValueError(
-                f"width x height = {self.width}x{self.height}: both must be even (4:2:0 video) and at least {_LEAST_EDGE}."
+                f"width x height = {self.width}x{self.height}: both must be even (4:2:0) and at least {_LEAST_EDGE}."
             )
         for name, least in (("fps", 1), ("card_s", 1), ("align_s", 1), ("min_scene_s", 1), ("num_textures", 2)):
             if getattr(self, name) < least:

@@ -203,3 +203,13 @@ def test_videos_are_found_whatever_their_ending(tmp_path: Path, named: str, ther
     path = folders.touch(tmp_path / "videos" / there)
     (question,) = read_benchmark("lvbench", tmp_path).questions
     assert question.clip.path == str(path)
+
+
+def test_halves_of_characters_and_names_that_no_file_has(tmp_path: Path) -> None:
+    row = {"file_path": "a.mp4", "question": "What \ud83d?\n(A) a", "answer": "A", "question_type": ["x\udc00"]}
+    folders.write_lines(tmp_path / "q.jsonl", [row])
+    (question,) = read_benchmark("lvbench", tmp_path).questions
+    assert (question.question, question.groups) == ("What \ufffd?\n(A) a", {"category": ("x\ufffd",)})
+    folders.write_lines(tmp_path / "q.jsonl", [{**row, "file_path": "x" * 300}])
+    with pytest.raises(AnnotationError, match="too long for the name of a file"):
+        read_benchmark("lvbench", tmp_path)
