@@ -121,6 +121,11 @@ def test_subsets_are_marked(model: Path, data: Path) -> None:
     assert result.subset and result.num_questions == 4
 
 
+def test_a_category_that_is_none_is_named(model: Path, data: Path) -> None:
+    with pytest.raises(ValueError, match="no question in color; there are colour, shape"):
+        run_evaluation(config(model, data, categories=("shape", "color")))
+
+
 def test_a_split_without_questions_is_an_error_that_counts_samples(model: Path, data: Path) -> None:
     with pytest.raises(ValueError, match="train 1"):
         run_evaluation(config(model, data, split="validation"))
