@@ -12,6 +12,7 @@ import pytest
 from pipelines.evaluation import job
 from pipelines.evaluation.config import EvaluationConfig
 from pipelines.evaluation.job import run_evaluation
+from pipelines.evaluation.plan import plan_evaluation
 from pipelines.evaluation.protocols.catalogue import find_recipe
 from pipelines.evaluation.result import EvaluationResult, find_results, read_result
 from tests.pipelines.evaluation.benchmarks import folders
@@ -227,3 +228,13 @@ def test_any_name_of_a_category_can_be_recorded(model: Path, tmp_path: Path) -> 
     )
     assert result.mlflow_run_id and len(result.by_category) == len(names)
     assert find_results(model_digest=result.model_digest) == [result]
+
+
+def test_videos_are_named_absolutely(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replicas on a cluster have working directories of their own."""
+    folders.lvbench(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    plan = plan_evaluation(EvaluationConfig(model=str(model), benchmark="lvbench", data="data"))
+    assert {showing.source.source_uri for showing in plan.showings} == {
+        str(tmp_path / "data" / "videos" / name) for name in ("abc.mp4", "-def.mp4")
+    }
