@@ -210,8 +210,9 @@ def test_a_broken_video_that_was_replaced_is_asked_about(
     assert evaluate(model, folder, "lvbench").coverage == 1.0
 
 
-def test_any_name_of_a_category_can_be_recorded(model: Path, tmp_path: Path) -> None:
-    names = ["", "a//b", "(x)", *(f"kind {number}" for number in range(400))]
+def test_any_name_of_a_category_can_be_recorded(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.evaluation.tracking._BATCH", 7)
+    names = ["", "a//b", "(x)", "kind"]
     rows = [
         {"id": str(i), "video": "v.mp4", "question": "Q", "options": ["x", "y"], "answer": "B", "kind": name}
         for i, name in enumerate(names)
