@@ -113,7 +113,7 @@ class VideoEncoder:
             self._run_tower()
             rows, room = rows[room:], run_rows
         if len(rows):
-            self._waiting.append(rows)
+            self._waiting.append(rows.clone())  # the caller may put the next frames in the same memory
 
     @torch.no_grad()
     def finish(self) -> VideoMemory:
