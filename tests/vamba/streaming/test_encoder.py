@@ -133,9 +133,9 @@ def test_text_reads_several_parts_as_one(placement: Placement) -> None:
     model = random_model().float()
     queries = torch.randn(5, 4, 8, generator=torch.Generator().manual_seed(0))
     whole = kept(encoded(model, block_tokens=1000))
-    video = encoded(model, placement).open_pass(5)
+    video = encoded(model, placement, block_tokens=16).open_pass(5)
     for layer in range(3):
-        assert len(list(video.parts(layer))) == 3
+        assert len(list(video.parts(layer))) == 4
         part = [Part(0, whole[2 * layer], whole[2 * layer + 1])]
         expected, _ = attend(queries, part, [Group(slice(0, 5), 0, PAIRS * 6)])
         torch.testing.assert_close(video.read(layer, queries), expected, rtol=1e-5, atol=1e-6)
