@@ -72,6 +72,10 @@ def ask(
     if memory and extend:
         raise ValueError("--memory asks a saved memory, --extend goes on with one: give one of the two.")
     given = list(words or ())
+    if memory and given and Path(given[0]).expanduser().is_file():
+        raise ValueError(
+            f"--memory is asked without a video, and {given[0]} is a file: to go on with it, use --extend."
+        )
     video = given.pop(0) if given and not memory else None
     if video is not None and video.endswith(_MEMORY_SUFFIX) and not extend:
         memory, video = video, None

@@ -9,6 +9,7 @@ in processes of its own, and encoding run side by side, and what is between them
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -203,11 +204,17 @@ def _check_files(config: AskConfig) -> None:
 
     if config.memory:
         notes_of(Path(config.memory).expanduser())
+    if not config.save:
+        return
     target = Path(config.save).expanduser().absolute()
-    if config.save and target.is_dir():
+    if target.is_dir():
         raise ValueError(f"--save {config.save}: that is a directory; name a file in it.")
-    if config.save and not target.parent.is_dir():
+    if not target.parent.is_dir():
         raise ValueError(f"--save {config.save}: its directory does not exist; make it first.")
+    try:
+        tempfile.TemporaryFile(dir=target.parent).close()
+    except OSError as error:
+        raise ValueError(f"--save {config.save}: its directory can't be written to ({error.strerror}).") from error
 
 
 def read_questions(path: Path) -> list[str]:

@@ -241,11 +241,12 @@ def _facts(path: Path) -> tuple[Mapping[str, Any], Mapping[str, str]]:
 
 
 def _check_model(path: Path, facts: Mapping[str, Any], model: PackedVamba) -> None:
-    dtype = _name_of(model.model.hybrid_layers[0].cross_attn.k_proj.weight.dtype)
-    if facts["dtype"] != dtype:
+    types = (DTYPES[facts["dtype"]], model.model.hybrid_layers[0].cross_attn.k_proj.weight.dtype)
+    if types[0] != types[1]:
+        encoded, loaded = (str(dtype).removeprefix("torch.") for dtype in types)
         raise ValueError(
-            f"{path} was encoded in {facts['dtype']}, and the model is loaded in {dtype}; load the model in "
-            f"{facts['dtype']}, or encode the video again"
+            f"{path} was encoded in {encoded}, and the model is loaded in {loaded}; load the model in {encoded} "
+            f"(dtype={encoded}), or encode the video again"
         )
     mine = video_side_digest(model)
     if facts["model"] != mine:

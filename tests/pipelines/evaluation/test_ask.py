@@ -160,6 +160,8 @@ def test_questions_of_a_file_and_mistakes(model: Path, video: Path, tmp_path: Pa
         (("--memory", tmp_path / "absent", "Who?"), "no file at"),
         ((video, "Who?", "--save", tmp_path / "no" / "m"), "its directory does not exist"),
         ((video, "Who?", "--save", tmp_path), "that is a directory"),
+        ((video, "Who?", "--save", "/proc/m"), "its directory can't be written to"),
+        ((video, "Who?", "--memory", memory), "to go on with it, use --extend"),
         ((video, "Who?", "--kv", "tape"), "kv"),
     ):
         result = vamba("ask", *words, *common)

@@ -93,7 +93,7 @@ def test_another_model_is_refused_and_another_text_side_is_not(tmp_path: Path) -
         of.model.layers[1].cross_attn.k_proj.bias[0] += 1
     with pytest.raises(ValueError, match="encoded by another model"):
         load(path, of)
-    with pytest.raises(ValueError, match="encoded in F32, and the model is loaded in F64"):
+    with pytest.raises(ValueError, match="encoded in float32, and the model is loaded in float64"):
         load(path, model().double())
     with pytest.raises(ValueError, match="encoded by another model"):
         load(path, random_model().float())
