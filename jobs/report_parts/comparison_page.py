@@ -110,7 +110,7 @@ def _side(label: str, side: Side) -> tuple[object, ...]:
 
 def _examples_section(title: str, what: str, changed: Sequence[Changed], most: int, viewer: FrameViewer) -> str:
     shown = changed[:most]
-    introduction = f"{len(changed)} questions {what}" + (
+    introduction = f"{len(changed)} question{'' if len(changed) == 1 else 's'} {what}" + (
         f"; the first {most} are shown." if len(shown) < len(changed) else "."
     )
     return section(title, introduction, "".join(_example(item, viewer) for item in shown))

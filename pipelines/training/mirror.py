@@ -17,7 +17,7 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pipelines.storage import LocalStorage, Storage, open_storage
@@ -127,16 +127,31 @@ def claim(storage: Storage, directory: RunDirectory) -> None:
 
 
 def send(directory: RunDirectory, storage: Storage, sent: dict[str, int]) -> None:
-    """One pass: checkpoints that are not there, oldest first; then records; then the model; then what may go."""
+    """One pass: records; then checkpoints that are not there, oldest first; then the model; then what may go.
+
+    A checkpoint that comes back is of steps that have their records, because those are sent before it.
+    """
     there = set(mirrored_steps(storage))
     here = committed(directory)
+    _send_changed(
+        directory,
+        storage,
+        sent,
+        [*(directory.root / name for name in _RECORDS), *sorted(directory.metrics.glob("*.jsonl"))],
+    )
     for checkpoint in here:
         if checkpoint.step not in there:
             _send_checkpoint(checkpoint, storage)
-    paths = [directory.root / name for name in _RECORDS]
-    paths += sorted(directory.metrics.glob("*.jsonl"))
     if directory.model.is_dir():
-        paths += sorted(path for path in directory.model.iterdir() if path.is_file())
+        _send_changed(directory, storage, sent, sorted(path for path in directory.model.iterdir() if path.is_file()))
+    kept = {checkpoint.step for checkpoint in here}
+    for step in sorted(there - kept):
+        if step < max(kept, default=0):  # a newer one may be what is left of a lost disk
+            _remove_checkpoint(storage, step)
+
+
+def _send_changed(directory: RunDirectory, storage: Storage, sent: dict[str, int], paths: Sequence[Path]) -> None:
+    """Those of `paths` that are not in the mirror as they are; `sent` is what it has of each, in bytes."""
     for path in paths:
         name = path.relative_to(directory.root).as_posix()
         size_bytes = path.stat().st_size if path.is_file() else -1
@@ -144,10 +159,6 @@ def send(directory: RunDirectory, storage: Storage, sent: dict[str, int]) -> Non
         if size_bytes >= 0 and (sent.get(name) != size_bytes or name == "run.json"):
             _put(storage, name, path)
             sent[name] = size_bytes
-    kept = {checkpoint.step for checkpoint in here}
-    for step in sorted(there - kept):
-        if step < max(kept, default=0):  # a newer one may be what is left of a lost disk
-            _remove_checkpoint(storage, step)
 
 
 def mirrored_steps(storage: Storage) -> list[int]:

@@ -30,7 +30,7 @@ def bring_back(uri: str, directory: RunDirectory, notice: Callable[[str], None])
     """Fetch the newest whole checkpoint of the mirror, and the run's records, where `directory` has none as new.
 
     Returns its step; None when the mirror holds no run, or nothing newer than what is here. A kill in between leaves
-    nothing that looks like a checkpoint.
+    nothing that looks like a checkpoint. A run that was lost before its first checkpoint was sent gets its records.
 
     Raises:
         MirrorError: `directory` is a run already, and another one than the mirror's; or none of the mirror's
@@ -45,6 +45,10 @@ def bring_back(uri: str, directory: RunDirectory, notice: Callable[[str], None])
         if known is None:
             return None  # not mirrored until now; `claim` decides
         raise MirrorError(f"{storage.uri} is the mirror of another run than {directory.root}: move one of them away.")
+    if known is None and not mirrored_steps(storage):
+        _begin_again(storage, directory, owner)
+        notice(f"The mirror {storage.uri} has no checkpoint yet: the run begins again.")
+        return None
     newest_here = max((checkpoint.step for checkpoint in committed(directory)), default=-1)
     steps = [step for step in mirrored_steps(storage) if step > newest_here]
     damaged: dict[int, str] = {}
@@ -61,6 +65,13 @@ def bring_back(uri: str, directory: RunDirectory, notice: Callable[[str], None])
         reasons = "; ".join(f"step {step}: {reason}" for step, reason in damaged.items())
         raise MirrorError(f"No checkpoint of the mirror {storage.uri} is whole ({reasons}).")
     return None
+
+
+def _begin_again(storage: Storage, directory: RunDirectory, owner: str) -> None:
+    """Makes `directory` the run that was lost before its first checkpoint was sent."""
+    directory.root.mkdir(parents=True, exist_ok=True)
+    _fetch_records(storage, directory)
+    directory.update_run(mirror_id=owner)
 
 
 def _fetch_checkpoint(storage: Storage, step: int, directory: RunDirectory) -> str | None:

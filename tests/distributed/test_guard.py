@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from pipelines.training.retention import Retention
 from pipelines.training.run_directory import RunDirectory, run_directory
 from tests.distributed.dataset import make_sample, write_dataset
 from tests.distributed.processes import Job, open_run, tiny_config, train
+from tests.distributed.trouble import troubled_losses
 from vamba.train.config import EvaluationConfig, GuardConfig
 
 pytestmark = [
@@ -27,31 +27,6 @@ pytestmark = [
 
 TROUBLE = {2: math.nan, 7: 50.0}
 GUARD = GuardConfig(window_steps=8, min_observations=3)
-
-
-@contextmanager
-def troubled_losses() -> Iterator[None]:
-    """Losses of the steps in TROUBLE are multiplied by what stands there, on the last rank alone."""
-    import torch.distributed as dist
-
-    from vamba.train import loop
-
-    train_step = loop.train_step
-    is_last = not dist.is_initialized() or dist.get_rank() == dist.get_world_size() - 1
-
-    def troubled(state: Any, inputs: Any, *, stop: bool = False, save: bool = False) -> Any:
-        plain, factor = state.model.loss, TROUBLE.get(state.step + 1, 1.0) if is_last else 1.0
-        state.model.loss = lambda batch: (plain(batch)[0] * factor, batch.num_loss_tokens)
-        try:
-            return train_step(state, inputs, stop=stop, save=save)
-        finally:
-            state.model.loss = plain
-
-    loop.train_step = troubled  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        loop.train_step = train_step
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +47,22 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunDirectory]:
     for job in (*fresh.values(), *early.values()):
         open_run(job.config)
     resumed = {name: Job(config=config_of(name), resume_from="two", step=4) for name in ("two-to-two", "two-to-one")}
-    train(2, fresh["two"], resumed["two-to-two"], early["two-early"], scratch=root, within=troubled_losses)
-    train(1, fresh["one"], resumed["two-to-one"], early["one-early"], scratch=root, within=troubled_losses)
+    train(
+        2,
+        fresh["two"],
+        resumed["two-to-two"],
+        early["two-early"],
+        scratch=root,
+        within=partial(troubled_losses, TROUBLE),
+    )
+    train(
+        1,
+        fresh["one"],
+        resumed["two-to-one"],
+        early["one-early"],
+        scratch=root,
+        within=partial(troubled_losses, TROUBLE),
+    )
     return {name: run_directory(str(root), name) for name in (*fresh, *early, *resumed)}
 
 

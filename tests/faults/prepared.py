@@ -6,6 +6,7 @@ refuse            changes whose path contains this fail with ENOSPC, as on a ful
 most_bytes        no file can grow beyond this: writes end half-way, as on a full disk, with EFBIG
 hang              {rank, step}: that rank never returns from this step
 no_data           steps from this one on find no data, for as long as the file exists: {step, path}, {rank}
+losses            {step: factor} by which the step's loss on the last rank is multiplied
 notice            {path}: a preemption notice, {"deadline": …}, is given as soon as this file exists
 """
 
@@ -21,13 +22,16 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipelines.training.config import TrainingConfig
+from tests.distributed.trouble import troubled_losses
 
 _CHANGES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
+_UNTIL_IT_ENDS = ExitStack()
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -42,6 +46,8 @@ def prepare(fault: Mapping[str, Any], config: TrainingConfig, rank: int) -> None
         _hang_in_step(fault["hang"]["step"])
     if fault.get("no_data", {}).get("rank", rank) == rank and "no_data" in fault:
         _withhold_data(fault["no_data"]["step"], Path(fault["no_data"]["path"]))
+    if "losses" in fault:
+        _UNTIL_IT_ENDS.enter_context(troubled_losses({int(step): by for step, by in fault["losses"].items()}))
     if "notice" in fault:
         _announce(Path(fault["notice"]["path"]))
 

@@ -14,7 +14,7 @@ from pipelines.training.config import TrainingConfig
 from pipelines.training.run_directory import RunDirectory
 from pipelines.training.stop import request_stop
 from tests.faults.conftest import NUM_STEPS
-from tests.faults.lives import Nursery, assert_as_undisturbed, events_of, step_reached
+from tests.faults.lives import Nursery, assert_as_undisturbed, closed_gate, events_of, step_reached
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -88,12 +88,6 @@ def test_a_preemption_notice_saves_at_once_and_before_the_deadline(
     assert life.wait() == (0,), life.output.read_text()
     assert max(saved_steps(life.directory)) == NUM_STEPS and STALLED_AT in saved_steps(life.directory)
     assert_as_undisturbed(life.directory, undisturbed)
-
-
-def closed_gate(scratch: Path, config: TrainingConfig) -> Path:
-    gate = scratch / f"{config.name}.gate"
-    gate.touch()
-    return gate
 
 
 def saved_steps(directory: RunDirectory) -> list[int]:

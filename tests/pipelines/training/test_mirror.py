@@ -142,6 +142,40 @@ def test_a_run_on_two_machines_is_noticed(tmp_path: Path, uri: str) -> None:
         send(directory, storage, {})
 
 
+def test_a_checkpoint_is_sent_after_the_records_of_its_steps(tmp_path: Path, uri: str) -> None:
+    directory = make_run(tmp_path / "first", 40)
+    storage = open_storage(f"{uri}/film")
+    claim(storage, directory)
+    create = storage.create
+
+    def lost_after(path: str, data: bytes) -> bool:
+        create(path, data)
+        raise ConnectionError("the machine is gone")
+
+    storage.create = lost_after  # type: ignore[method-assign]
+    with pytest.raises(ConnectionError):
+        send(directory, storage, {})
+    other = RunDirectory(tmp_path / "second" / "runs" / "film")
+    assert bring_back(uri, other, lambda text: None) == 40
+    assert [record for _, record in other.read_metrics()] == [{"step": 1}]
+    assert other.read_run() == directory.read_run()
+
+
+@pytest.mark.parametrize("was_sent", [True, False])
+def test_a_run_that_was_lost_before_its_first_checkpoint_begins_again(tmp_path: Path, uri: str, was_sent: bool) -> None:
+    directory = make_run(tmp_path / "first")
+    storage = open_storage(f"{uri}/film")
+    claim(storage, directory)
+    if was_sent:
+        send(directory, storage, {})
+    other = RunDirectory(tmp_path / "second" / "runs" / "film")
+    notices: list[str] = []
+    assert bring_back(uri, other, notices.append) is None
+    assert "begins again" in notices[0]
+    assert other.read_run() == (directory.read_run() if was_sent else {"mirror_id": directory.read_run()["mirror_id"]})
+    Mirror(uri, other, pytest.fail).close()
+
+
 def test_no_mirror_is_no_error(tmp_path: Path, uri: str) -> None:
     assert bring_back(uri, RunDirectory(tmp_path / "runs" / "film"), pytest.fail) is None
 
