@@ -11,9 +11,9 @@ import functools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
-from pipelines.redaction import is_signing
+from pipelines.redaction import addresses_in, is_signing, user_end
 
 if TYPE_CHECKING:
     import fsspec
@@ -59,20 +59,22 @@ def check_no_credentials(uri: str, place: str) -> None:
     """
     if "://" not in uri:
         return
-    parts = urlsplit(uri)
-    host = parts.netloc.rpartition("@")[2]
     remedy = "credentials come from the environment (AWS_* variables for s3://), never from an address"
-    if "@" in parts.netloc:
-        raise ValueError(
-            f"{place}: the address {parts.scheme}://…@{host}{parts.path} carries a user or password, which would be "
-            f"stored with the dataset; {remedy}"
-        )
-    for name, _ in parse_qsl(parts.query, keep_blank_values=True):
-        if is_signing(name):
+    for address in addresses_in(uri):
+        scheme, _, rest = address.partition("://")
+        end = user_end(rest)
+        path, _, query = rest[end:].partition("#")[0].partition("?")
+        if end:
             raise ValueError(
-                f"{place}: the address {parts.scheme}://{host}{parts.path}?… is signed (parameter {name!r}), and the "
-                f"signature would be stored with the dataset; name the object itself, {remedy}"
+                f"{place}: the address {scheme}://…@{path} carries a user or password, which would be stored with the "
+                f"dataset; {remedy}"
             )
+        for name, _ in parse_qsl(query, keep_blank_values=True):
+            if is_signing(name):
+                raise ValueError(
+                    f"{place}: the address {scheme}://{path}?… is signed (parameter {name!r}), and the signature would "
+                    f"be stored with the dataset; name the object itself, {remedy}"
+                )
 
 
 def _s3_options() -> tuple[tuple[str, str], ...]:

@@ -12,21 +12,27 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote
 
 BLOT = "REDACTED"
 # Parameters under which the large stores and their relatives put a signature or a key into a link.
 _SIGNING_PARAMETERS = frozenset(
-    ("access_token", "api_key", "apikey", "auth", "awsaccesskeyid", "googleaccessid", "key", "key-pair-id", "passwd")
-    + ("password", "policy", "secret", "sig", "signature", "token")
+    ("accesskey", "accesskeyid", "apikey", "auth", "authkey", "authorization", "awsaccesskeyid", "googleaccessid")
+    + ("hdnea", "hdnts", "key", "keypairid", "pass", "policy", "pwd", "sig", "sign", "subscriptionkey")
 )
-_SIGNING_PREFIXES = ("x-amz-", "x-goog-", "x-oss-", "q-sign")
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>`]+")
+_SIGNING_PREFIXES = ("x-amz-", "x-goog-", "x-oss-", "x-bz-", "q-sign")
+_SIGNING_ENDINGS = ("credential", "credentials", "hmac", "jwt", "passwd", "password", "secret", "signature", "token")
+# Up to the next one: some messages list several with nothing but a comma between them.
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*://"
+_ADDRESS = re.compile(rf"{_SCHEME}(?:(?!{_SCHEME})[^\s\"'<>`])+")
 # A client may quote the target of its request without scheme and host ("with url: /a.mp4?X-Amz-Signature=...").
 _PARAMETER = re.compile(r"(?<=[?&;])([A-Za-z0-9_.-]+)=([^\s&;#\"'<>`)\],]+)")
+_HOST = re.compile(r"(?:\[[^\]@]*\]|[^:@]*)(?::\d{0,5})?")
 _SECRET_VARIABLE = re.compile(
-    r"(?:^|_)(?:ACCESS_KEY|ACCESS_KEY_ID|API_KEY|CREDENTIAL|CREDENTIALS|PASSWD|PASSWORD|PRIVATE_KEY|SECRET|SECRET_KEY|TOKEN)$"
+    r"(?:CREDENTIALS?|PASSPHRASE|PASSWD|PASSWORD|SECRET|TOKEN|ACCESS_?KEY_ID)$"
+    r"|(?:^|_)KEY$|_(?:AUTH|CONNECTION_STRING|PASS|PAT|PWD|SAS)$"
 )
 _LEAST_SECRET_CHARS = 8  # a shorter value may be a word that stands in messages for other reasons
 
@@ -36,22 +42,9 @@ def redacted(uri: str) -> str:
 
     All values go, since no list of the names under which services sign is complete. A plain path has none of these.
     """
-    if "://" not in uri:
-        return uri
-    try:
-        parts = urlsplit(uri)
-    except ValueError:
-        return f"{uri.partition('://')[0]}://{BLOT}"
-    host = parts.netloc.rpartition("@")[2]
-    query = "&".join(
-        f"{name}={BLOT}" if separator else BLOT
-        for name, separator, _ in (item.partition("=") for item in parts.query.split("&") if item)
-    )
-    netloc = f"{BLOT}@{host}" if host != parts.netloc else host
-    # Not by urlunsplit, which writes sqlite:////data/x with two slashes less.
-    return "".join(
-        (f"{parts.scheme}://{netloc}{parts.path}", f"?{query}" if query else "", f"#{BLOT}" if parts.fragment else "")
-    )
+    if len(_ADDRESS.findall(uri)) > 1:  # chained, as fsspec does it
+        return _ADDRESS.sub(lambda found: _redacted(found[0]), uri)
+    return _redacted(uri)
 
 
 def redacted_text(text: str) -> str:
@@ -77,18 +70,69 @@ def redacted_values(value: Any) -> Any:
 def is_signing(parameter: str) -> bool:
     """Whether a parameter of an address carries a key or a signature, by its name."""
     name = parameter.lower()
-    return name in _SIGNING_PARAMETERS or name.startswith(_SIGNING_PREFIXES)
+    plain = re.sub(r"[-_.]", "", name)
+    return plain in _SIGNING_PARAMETERS or name.startswith(_SIGNING_PREFIXES) or plain.endswith(_SIGNING_ENDINGS)
+
+
+def is_secret_variable(name: str) -> bool:
+    """Whether a variable of the environment holds a secret, by its name."""
+    return _SECRET_VARIABLE.search(name.upper()) is not None
+
+
+def user_end(rest: str) -> int:
+    """How much of an address behind its `://` is a user, a password and the @ behind them; 0 for none of these.
+
+    Keys of S3 often hold a slash that nobody escapes, so a password may go on behind what looks like the host.
+    """
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    user, at, _ = authority.rpartition("@")
+    if at and ":" not in user:
+        return len(user) + 1
+    if not at and _HOST.fullmatch(authority):
+        return 0  # an @ further on is the path's
+    return rest.rfind("@") + 1
+
+
+def addresses_in(text: str) -> Iterator[str]:
+    """The addresses that a text names, and itself if it is one."""
+    yield text
+    yield from _ADDRESS.findall(text)
 
 
 def _without_user(address: str) -> str:
     scheme, _, rest = address.partition("://")
-    # A password may hold a slash that was not escaped: what is before the last @ of the first line goes.
-    user, at, host = rest.rpartition("@")
-    if not at or ("/" in user and ":" not in user.partition("/")[0]):
-        return address
-    return f"{scheme}://{BLOT}@{host}"
+    end = user_end(rest)
+    return f"{scheme}://{BLOT}@{rest[end:]}" if end else address
 
 
 def _own_secrets() -> list[str]:
-    values = {value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name.upper())}
+    """The values of secret variables and the passwords in addresses of others, as they are and as addresses quote
+    them."""
+    values = {value for name, value in os.environ.items() if is_secret_variable(name)}
+    values |= {password for value in os.environ.values() for password in _passwords(value)}
+    values |= {quote(value, safe="") for value in values}
     return sorted((value for value in values if len(value) >= _LEAST_SECRET_CHARS), key=len, reverse=True)
+
+
+def _passwords(text: str) -> Iterator[str]:
+    if "@" not in text:
+        return
+    for address in _ADDRESS.findall(text):
+        rest = address.partition("://")[2]
+        password = rest[: max(user_end(rest) - 1, 0)].partition(":")[2]
+        yield from (password, unquote(password))
+
+
+def _redacted(uri: str) -> str:
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        return uri
+    end = user_end(rest)
+    place, _, fragment = rest[end:].partition("#")
+    path, _, parameters = place.partition("?")
+    query = "&".join(
+        f"{name}={BLOT}" if equals else BLOT
+        for name, equals, _ in (item.partition("=") for item in parameters.split("&") if item)
+    )
+    user = f"{BLOT}@" if end else ""
+    return "".join((f"{scheme}://{user}{path}", f"?{query}" if query else "", f"#{BLOT}" if fragment else ""))

@@ -25,6 +25,7 @@ from pipelines.filesystems import check_no_credentials
 from pipelines.inside import inside
 
 _TEMPORARY_SUFFIX = ".tmp"
+_RAYS_COPIES = "working_dir_files"  # below which the working directories of submitted jobs lie
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
 
 
@@ -252,8 +253,18 @@ def open_storage(uri: str | os.PathLike[str]) -> Storage:
 
 
 def vamba_home() -> Path:
-    """Where runs, checkpoints and tracking data go by default: $VAMBA_HOME, or `.vamba` in the current folder."""
-    return Path(os.environ.get("VAMBA_HOME") or ".vamba").expanduser().absolute()
+    """Where runs, checkpoints and tracking data go by default: $VAMBA_HOME, or `.vamba` in the current folder.
+
+    Raises:
+        ValueError: it is unset, and the current folder is one that a Ray cluster removes with its job.
+    """
+    named = os.environ.get("VAMBA_HOME")
+    if not named and _RAYS_COPIES in Path.cwd().parts:
+        raise ValueError(
+            "VAMBA_HOME is not set, and what a job keeps in its copy of the source tree is gone with it: name storage "
+            "that every node mounts by --env VAMBA_HOME=/PATH, or set it where the cluster's nodes start."
+        )
+    return Path(named or ".vamba").expanduser().absolute()
 
 
 @contextlib.contextmanager

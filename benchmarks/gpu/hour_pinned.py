@@ -7,7 +7,7 @@ made and let go. Memory is touched and locked by several threads; one alone woul
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -18,6 +18,8 @@ from vamba.streaming.placement import free_room
 
 _SPARE_BYTES = 6 << 30
 """Of the host's memory, for everything else."""
+_STEP_BYTES, _LEAST_BYTES, _GROWS_WITHIN_S = 1 << 30, 2 << 30, 3.0
+"""Of memory that is used to make a virtual machine's grow, and how long it is waited for that it does."""
 _THREADS = 8
 _PIECES, _TOUCHED = "expandable_segments", "pinned_use_cuda_host_register"
 """Of torch's allocator: map the GPU's memory in pieces, which leaves few holes; touch the host's by several threads."""
@@ -68,10 +70,11 @@ def step_blocks(config: ModelConfig, tokens: int, chunk_tokens: int, itemsize: i
 
 def reserve(machine: Machine, blocks: Mapping[int, int]) -> float:
     """Seconds it took. Raises HostMemoryError, before anything is made."""
-    needed, free = sum(size * count for size, count in blocks.items()), free_room(machine.device, "").host
+    needed = sum(size * count for size, count in blocks.items())
     if not machine.is_gpu:
         return 0.0
-    if free is not None and needed + _SPARE_BYTES > free:
+    free = room_for(machine, needed)
+    if needed + _SPARE_BYTES > free:
         needs, has = (f"{count / 2**30:.0f} GiB" for count in (needed, free))
         raise HostMemoryError(f"does not fit: {needs} of host memory are needed, {has} are free")
     started = time.monotonic()
@@ -80,6 +83,27 @@ def reserve(machine: Machine, blocks: Mapping[int, int]) -> float:
         held = list(threads.map(lambda size: torch.empty(size, dtype=torch.uint8, pin_memory=True), sizes))
     del held
     return time.monotonic() - started
+
+
+def room_for(machine: Machine, num_bytes: int) -> int:
+    """Bytes of the host's memory that are free, once that is used which makes room for so many, if it does.
+
+    Some virtual machines begin with a part of their memory, and get more of it as it is used.
+    """
+    use_until(num_bytes + _SPARE_BYTES, lambda: free_room(machine.device, "").host or 0)
+    return free_room(machine.device, "").host or 0
+
+
+def use_until(wanted: int, free_bytes: Callable[[], int]) -> None:
+    """Use memory, and let go of it, until so much has been free at once, or what is used up does not come back."""
+    held: list[torch.Tensor] = []
+    while len(held) * _STEP_BYTES + free_bytes() < wanted:
+        end = time.monotonic() + _GROWS_WITHIN_S
+        while free_bytes() < _LEAST_BYTES + _STEP_BYTES:
+            if time.monotonic() > end:
+                return
+            time.sleep(0.05)
+        held.append(torch.empty(_STEP_BYTES, dtype=torch.uint8).fill_(1))
 
 
 def _rounded(size: int) -> int:

@@ -69,9 +69,8 @@ def ask(
     from pipelines.evaluation.ask import AskConfig, read_questions
     from pipelines.evaluation.ask import ask as run_ask
 
-    if memory and extend:
-        raise ValueError("--memory asks a saved memory, --extend goes on with one: give one of the two.")
     given = list(words or ())
+    _check_memory(memory, extend, given)
     video = given.pop(0) if given and not memory else None
     if video is not None and video.endswith(_MEMORY_SUFFIX) and not extend:
         memory, video = video, None
@@ -97,6 +96,15 @@ def ask(
         print_json(reply)
     else:
         _print_answers(reply)
+
+
+def _check_memory(memory: str | None, extend: str | None, words: list[str]) -> None:
+    if memory and extend:
+        raise ValueError("--memory asks a saved memory, --extend goes on with one: give one of the two.")
+    if memory and words and Path(words[0]).expanduser().is_file():
+        raise ValueError(
+            f"--memory is asked without a video, and {words[0]} is a file: to go on with it, use --extend."
+        )
 
 
 def _print_plan(config: AskConfig) -> None:

@@ -62,6 +62,15 @@ class _Verbs(typer.core.TyperGroup):
         two = " ".join(args[:2])
         return super().resolve_command(ctx, [two, *args[2:]] if two in self.commands else args)
 
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.TyperException as raised:
+            error: Any = raised
+            if hasattr(error, "message"):
+                error.message = redacted_text(str(error.message))  # it quotes the words that are wrong
+            raise
+
 
 app = typer.Typer(
     name="vamba",

@@ -74,6 +74,7 @@ def submit(
     )
     submission = plan_submission(read_job(job, context.args), options)
     _tell_relative_paths(submission)
+    _tell_home(submission)
     if dry_run or write is not None or to == "sky":
         _show(submission, write, dry_run=dry_run, list_files=list_files)
     else:
@@ -85,6 +86,15 @@ def _tell_relative_paths(submission: Submission) -> None:
         SESSION.note(
             f"{path!r} is a relative path, and the job starts in another directory: unless it is among the files "
             "that are sent, give an absolute path on storage that every node mounts, or a URI (s3://…)"
+        )
+
+
+def _tell_home(submission: Submission) -> None:
+    """A run's storage decides whether it can be continued; a manifest names its own."""
+    if not submission.documents and submission.job.verb != "ingest" and "VAMBA_HOME" not in submission.environment:
+        SESSION.note(
+            "VAMBA_HOME is not set here, so the job keeps its runs where the cluster's nodes say, and is refused where "
+            "they say nothing: --env VAMBA_HOME=/PATH names storage that every node mounts"
         )
 
 

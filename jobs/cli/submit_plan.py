@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from jobs.cli.output import human_bytes
+from pipelines.redaction import redacted
 
 if TYPE_CHECKING:
     from jobs.submission.plan import Submission
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 def plan_rows(submission: Submission, *, list_files: bool) -> Iterator[tuple[str, str]]:
     """Names and values, in the order in which one asks for them."""
-    yield "to", submission.to + (f", namespace {submission.namespace}" if submission.namespace else "")
+    yield "to", redacted(submission.to) + (f", namespace {submission.namespace}" if submission.namespace else "")
     if submission.name:
         yield "name", submission.name
     yield "entrypoint", submission.shown_entrypoint()

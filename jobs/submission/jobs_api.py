@@ -10,11 +10,13 @@ from dataclasses import replace
 from urllib.parse import urlsplit
 
 from jobs.submission.job import Job
-from jobs.submission.plan import Options, Submission, forwarded_variables
+from jobs.submission.plan import Options, Submission, forwarded_variables, holds_credentials
 from jobs.submission.sent_files import place_in_tree, sent_files
 from pipelines.ray_session import set_auth_mode
+from pipelines.redaction import redacted, user_end
 
-_FORWARDED = ("VAMBA_HOME", "MLFLOW_TRACKING_URI", "VAMBA_FFMPEG")
+_TRACKING = "MLFLOW_TRACKING_URI"
+_FORWARDED = ("VAMBA_HOME", _TRACKING, "VAMBA_FFMPEG")
 _FIXED = {
     # Lets a stopped job write its checkpoint before it is killed.
     "RAY_JOB_STOP_WAIT_TIME_S": "60",
@@ -52,6 +54,8 @@ def plan_jobs_api(job: Job, options: Options) -> Submission:
     to = dashboard_of(options.to)
     sent = sent_files(options.working_dir)
     placed = {path: place_in_tree(path, sent) for path in job.files}
+    forwarded = forwarded_variables(*(name for name in _FORWARDED if name not in options.environment))
+    stays = _leave_password_here(forwarded)
     return Submission(
         to=to,
         job=job,
@@ -61,10 +65,30 @@ def plan_jobs_api(job: Job, options: Options) -> Submission:
         environment={
             "RAY_AUTH_MODE": set_auth_mode(joins=True),
             **_FIXED,
-            **forwarded_variables(*_FORWARDED),
+            **forwarded,
             **options.environment,
         },
-        secrets={"none": "the cluster's nodes have their own credentials"},
+        secrets=stays or {"none": "the cluster's nodes have their own credentials"},
         image="the cluster's",
         sent=sent,
     )
+
+
+def _leave_password_here(forwarded: dict[str, str]) -> dict[str, str]:
+    """Takes user and password out of the tracking server's address; what became of them, by name.
+
+    Raises ValueError for a database, which is entered by nothing else.
+    """
+    uri = forwarded.get(_TRACKING, "")
+    if not holds_credentials(uri):
+        return {}
+    scheme, _, rest = uri.partition("://")
+    if scheme not in ("http", "https"):
+        raise ValueError(
+            f"{_TRACKING} ({redacted(uri)}) holds the password of a database, and whoever sees the job would see it: "
+            "unset it here, and set it where the cluster's nodes start."
+        )
+    forwarded[_TRACKING] = f"{scheme}://{rest[user_end(rest) :]}"
+    return {
+        f"in {_TRACKING}": "not sent: the cluster's nodes need MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    }

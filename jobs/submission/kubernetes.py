@@ -59,8 +59,10 @@ class Kubernetes:
                 show(f"[{identity}: {_explained(state)}]", flush=True)
                 told = state
             if state == "Running" and submitted != followed:
-                followed = submitted
-                subprocess.run(self._command("logs", "--follow", f"job/{identity}"), check=False)
+                # Refused while the container waits for its image: asked again.
+                command = self._command("logs", "--follow", f"job/{identity}")
+                if subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0:
+                    followed = submitted
             elif state in _ENDED:
                 return _exit_code(job)
             time.sleep(_POLL_S)
@@ -88,7 +90,8 @@ class Kubernetes:
             return f"{identity} has ended already."
         if status.get("jobDeploymentStatus") != "Running":
             self._kubectl("delete", "rayjob", identity)
-            return f"{identity} had not begun: it is deleted."
+            state = _explained(str(status.get("jobDeploymentStatus", "")))
+            return f"{identity} was not running ({state}): it is deleted. The same command begins or continues it."
         labels = f"ray.io/cluster={cluster},ray.io/node-type=head"
         pods = json.loads(self._kubectl("get", "pods", "-l", labels, "-o", "json"))["items"]
         if not pods:

@@ -3,7 +3,7 @@
 A laptop that submits a job seldom has kubectl, and the manifests must not exist twice. So this reads the same files,
 and refuses what it doesn't know instead of leaving it out. A test compares the two renderings of every folder.
 
-    folder ─ resources ─> objects ─ components ─> ─ patches ─> ─ namespace, nameSuffix, labels ─> objects
+    folder ─ resources ─> objects ─ components ─> ─ patches ─> ─ namespace, nameSuffix, labels, images ─> objects
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import yaml
 Object = dict[str, Any]
 
 _NAME = "kustomization.yaml"
-_KNOWN = {"apiVersion", "kind", "resources", "components", "patches", "namespace", "nameSuffix", "labels"}
+_KNOWN = {"apiVersion", "kind", "resources", "components", "patches", "namespace", "nameSuffix", "labels", "images"}
 _CLUSTER_WIDE = {"Namespace", "ClusterQueue", "ResourceFlavor", "WorkloadPriorityClass"}
 
 
@@ -118,6 +118,8 @@ def _transform(item: Object, loaded: Object) -> None:
         for field in entry.get("fields", []):
             if field["kind"] == item["kind"]:
                 _label(item, field["path"].split("/"), entry["pairs"])
+    for entry in loaded.get("images", []):
+        _rename_images(item, entry)
 
 
 def _label(parent: Any, path: list[str], pairs: Object) -> None:
@@ -129,3 +131,25 @@ def _label(parent: Any, path: list[str], pairs: Object) -> None:
         _label(parent.setdefault(first, {}), rest, pairs)
     else:
         parent[first] = {**parent.get(first, {}), **pairs}
+
+
+def _rename_images(value: Any, entry: Object) -> None:
+    """The image of every container, at any depth, that has the entry's name: another name, tag or digest."""
+    if isinstance(value, list):
+        for item in value:
+            _rename_images(item, entry)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if key in ("containers", "initContainers") and isinstance(item, list):
+                for container in item:
+                    container["image"] = _renamed(container["image"], entry)
+            _rename_images(item, entry)
+
+
+def _renamed(image: str, entry: Object) -> str:
+    found = re.fullmatch(rf"{re.escape(entry['name'])}((?::[\w.{{}}-]*)?(?:@sha256:[\w.{{}}-]*)?)", image)
+    if found is None:
+        return image
+    tag = f":{entry['newTag']}" if "newTag" in entry else ""
+    digest = f"@{entry['digest']}" if "digest" in entry else ""
+    return str(entry.get("newName", entry["name"])) + (tag + digest or str(found[1]))

@@ -24,6 +24,6 @@ _Dumper.add_representer(str, _string)
 
 def manifest_text(documents: Sequence[dict[str, Any]], comments: Sequence[str] = ()) -> str:
     """The documents as one YAML stream, after lines of comment."""
-    head = "".join(f"# {line}".rstrip() + "\n" for line in comments)
+    head = "".join(f"# {line}".rstrip() + "\n" for comment in comments for line in comment.splitlines())
     body = yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
     return head + body

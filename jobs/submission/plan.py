@@ -17,10 +17,10 @@ from typing import Any
 from jobs.submission.job import Job
 from jobs.submission.sent_files import SentFiles
 from pipelines.capacity import Needs
-from pipelines.redaction import redacted
+from pipelines.redaction import is_secret_variable, redacted, redacted_text
 
 PROFILES = ("dev", "prod", "spot")
-_SECRET_NAME = re.compile(r"SECRET|PASSWORD|PASSWD|TOKEN|CREDENTIAL|(^|_)KEY(_ID)?$", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"SECRET|PASSWORD|PASSWD|TOKEN(?!IZ)|CREDENTIAL|(^|_)KEY_ID$", re.IGNORECASE)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -109,20 +109,33 @@ def forwarded_variables(*names: str) -> dict[str, str]:
 
 
 def holds_credentials(value: str) -> bool:
-    """Whether it is an address with a user or password."""
-    return "@" in value and redacted(value) != value
+    """Whether it names an address with a user, a password or a signature, or the value of a secret variable."""
+    return redacted_text(value) != value
+
+
+def require_no_credentials(job: Job) -> None:
+    """Raises ValueError where the job's words or files would carry a credential: the cluster keeps and shows them."""
+    for word in job.words:
+        if holds_credentials(word):
+            raise ValueError(
+                f"The words of the job hold a credential ({redacted_text(word)}), and whoever sees the job would see "
+                f"it: leave it out there, or run `vamba {job.verb}` where the secret is known."
+            )
+    for path in job.files:
+        if path.is_file() and holds_credentials(path.read_text(encoding="utf-8")):
+            raise ValueError(f"{path} holds a credential, and whoever sees the job would see it: leave it out there.")
 
 
 def _require_no_secret(name: str, value: str) -> None:
     """Whoever can look at a job reads its environment."""
-    if _SECRET_NAME.search(name):
+    if _SECRET_NAME.search(name) or is_secret_variable(name):
         raise ValueError(
             f"{name} looks like a secret, and whoever sees the job would see its value: let the cluster have it as a "
             "secret, named with --secret (Kubernetes, SkyPilot) or set where its nodes start."
         )
     if holds_credentials(value):
         raise ValueError(
-            f"{name} holds an address with a user or password ({redacted(value)}), and whoever sees the job would see "
-            "it: leave them out there, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or what belongs "
-            "to that service) on the cluster."
+            f"{name} holds a credential ({redacted_text(value)}), and whoever sees the job would see it: leave it out "
+            "there, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or what belongs to that service) on "
+            "the cluster."
         )

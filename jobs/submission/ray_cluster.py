@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.submission.jobs_api import dashboard_of
 from jobs.submission.place import STOPPED, Note
-from jobs.submission.plan import Submission, holds_credentials
+from jobs.submission.plan import Submission
 from jobs.submission.sent_files import EXCLUDES
 from pipelines.capacity import grows, node_of, require_room
 from pipelines.ray_session import set_auth_mode
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _NO_AGENT_YET = "No available agent"
 _AGENT_PATIENCE_S = 20.0
+# A machine that is gone takes the log along before the cluster knows that the job is.
+_STATE_PATIENCE_S, _STATE_POLL_S = 10.0, 0.5
 _EXIT_CODE = re.compile(r"exit code (\d+)")
 
 
@@ -40,22 +42,37 @@ class RayCluster:
 
     def send(self, submission: Submission, *, check: bool, note: Note) -> str:
         with self._client() as client:
-            for name, value in submission.environment.items():
-                if holds_credentials(value):
-                    note(f"{name} holds a password, which the cluster's dashboard shows to whoever sees the job")
+            for name, source in submission.secrets.items():
+                if name != "none":
+                    note(f"secret {name}: {source}")
             if check:
                 self._check(client, submission, note)
             return _submit_when_ready(client, submission)
 
     def follow(self, identity: str, show: Callable[..., None]) -> int:
+        broke = ""
         with self._client() as client:
 
             async def tail() -> None:
                 async for lines in client.tail_job_logs(identity):
                     show(lines, end="", flush=True)
 
-            asyncio.run(tail())
-            return _exit_code(client.get_job_info(identity))
+            client.get_job_info(identity)  # tells an unknown job better than its log does
+            try:
+                asyncio.run(tail())
+            except BrokenPipeError:
+                raise  # the reader of our output left
+            except Exception as error:  # aiohttp has some of its own
+                broke = f" ({' '.join(str(error).split())[:200]})"
+            deadline = time.monotonic() + _STATE_PATIENCE_S
+            while not (info := client.get_job_info(identity)).status.is_terminal() and time.monotonic() < deadline:
+                time.sleep(_STATE_POLL_S)
+        if not info.status.is_terminal():
+            raise ConnectionError(
+                f"The log of {identity} broke off{broke}, and the job goes on ({info.status.value}). "
+                f"Come back with `vamba jobs logs {identity} {self.words}`."
+            )
+        return _exit_code(info)
 
     def status(self, identity: str) -> Mapping[str, str]:
         with self._client() as client:
@@ -99,6 +116,8 @@ class RayCluster:
         os.environ.pop("RAY_ADDRESS", None)
         # The patterns of `sent_files` say what is left out; Ray's own list would only add a warning.
         os.environ["RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES"] = ""
+        # A .gitignore would keep back what `sent_files` lists.
+        os.environ["RAY_RUNTIME_ENV_IGNORE_GITIGNORE"] = "1"
         from ray.exceptions import RayError
         from ray.job_submission import JobSubmissionClient
 
@@ -107,6 +126,8 @@ class RayCluster:
         logging.disable(logging.WARNING)
         try:
             yield JobSubmissionClient(self._url)
+        except BrokenPipeError:
+            raise
         except (OSError, RuntimeError, RayError) as error:
             if "does not exist" in str(error):
                 raise ValueError(

@@ -25,7 +25,8 @@ _LEFT_OUT_AT_TOP = (
     "data",
     "report.html",
 )
-_LEFT_OUT_ANYWHERE = ("__pycache__",)
+# Secrets that lie beside the source (infra/docker/compose.env) would be stored in the cluster, for whoever reaches it.
+_LEFT_OUT_ANYWHERE = ("__pycache__", ".env", ".env.*", "*.env", "*.pem", "*.key", "auth.ini")
 EXCLUDES = (*(f"/{pattern}" for pattern in _LEFT_OUT_AT_TOP), *_LEFT_OUT_ANYWHERE)
 
 
@@ -76,7 +77,8 @@ def place_in_tree(path: Path, sent: SentFiles) -> str:
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    for folder, names, files in os.walk(root):
+    # Ray follows links to folders, too.
+    for folder, names, files in os.walk(root, followlinks=True):
         here = Path(folder)
         names[:] = [name for name in names if not _excluded(name, here == root)]
         yield from (

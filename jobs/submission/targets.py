@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from jobs.submission.job import Job
-from jobs.submission.plan import Options, Submission
+from jobs.submission.plan import Options, Submission, require_no_credentials
 
 
 def plan_submission(job: Job, options: Options) -> Submission:
     """Complete, and nothing sent. Raises ValueError for what the user can correct."""
+    require_no_credentials(job)
     if options.to == "kuberay":
         from jobs.submission.kuberay import plan_kuberay
 

@@ -9,6 +9,7 @@ in processes of its own, and encoding run side by side, and what is between them
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pipelines.ingest.types import PlannedVideo
     from vamba.streaming.memory import VideoMemory
     from vamba.streaming.placement import Wish
+    from vamba.streaming.saved_memory import SavedMemory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,13 +159,16 @@ def ask(config: AskConfig, progress: Callable[[int, int], None] | None = None) -
 
     model = resolve_model(config.model)
     planned = plan_ask(config) if config.video else None
-    if config.save and not Path(config.save).expanduser().absolute().parent.is_dir():
-        raise ValueError(f"--save {config.save}: its directory does not exist; make it first.")
+    _check_files(config)
     started = time.monotonic()
     answerer = Answerer(model.directory, device=config.device, dtype=config.dtype, backends=config.backends)
     loaded = time.monotonic()
     seen = _look(config, planned, answerer, progress or (lambda done, total: None))
     looked = time.monotonic()
+    if config.why and len(seen.memory.times_ns) != seen.memory.media.num_pairs:
+        raise ValueError(
+            "--why needs to know when each frame is shown, and this memory was saved without; make it anew."
+        )
     if config.save:
         _save(config, seen, answerer)
     saved = time.monotonic()
@@ -193,6 +198,25 @@ def ask(config: AskConfig, progress: Callable[[int, int], None] | None = None) -
     )
 
 
+def _check_files(config: AskConfig) -> None:
+    """ValueError for files that can't be read or written, before anything takes long."""
+    from vamba.streaming.saved_memory import notes_of
+
+    if config.memory:
+        notes_of(Path(config.memory).expanduser())
+    if not config.save:
+        return
+    target = Path(config.save).expanduser().absolute()
+    if target.is_dir():
+        raise ValueError(f"--save {config.save}: that is a directory; name a file in it.")
+    if not target.parent.is_dir():
+        raise ValueError(f"--save {config.save}: its directory does not exist; make it first.")
+    try:
+        tempfile.TemporaryFile(dir=target.parent).close()
+    except OSError as error:
+        raise ValueError(f"--save {config.save}: its directory can't be written to ({error.strerror}).") from error
+
+
 def read_questions(path: Path) -> list[str]:
     """The questions of a text file, apart by empty lines, so that options can stand on lines of their own."""
     if not path.is_file():
@@ -207,15 +231,21 @@ def read_questions(path: Path) -> list[str]:
 def _look(
     config: AskConfig, planned: PlannedVideo | None, answerer: Answerer, progress: Callable[[int, int], None]
 ) -> _Seen:
+    from vamba.data.frames import num_frame_pairs
     from vamba.streaming.saved_memory import load
 
     started = time.monotonic()
-    before = load(Path(config.memory).expanduser(), answerer.model, config.wish) if config.memory else None
+    num_frames, waited_s = len(planned.timestamps_ns) if planned else 0, 0.0
+    before: VideoMemory | None = None
+    earlier: dict[str, Any] = {"video": "", "duration_ns": 0, "num_frames": 0}
+    if config.memory:
+        more = num_frame_pairs(num_frames, answerer.processing) if planned else 0
+        saved = load(Path(config.memory).expanduser(), answerer.model, config.wish, more_pairs=more)
+        before, earlier = saved.memory, _told(saved, config.memory)
     if planned is None:
         assert before is not None
-        return _Seen(memory=before.memory, notes=dict(before.notes), decode_s=0.0, encode_s=time.monotonic() - started)
-    earlier: dict[str, Any] = dict(before.notes) if before else {"video": "", "duration_ns": 0, "num_frames": 0}
-    num_frames, waited_s = len(planned.timestamps_ns), 0.0
+        return _Seen(memory=before, notes=earlier, decode_s=0.0, encode_s=time.monotonic() - started)
+    times_ns = [earlier["duration_ns"] + time_ns for time_ns in planned.timestamps_ns]
 
     def timed() -> Iterator[np.ndarray]:
         nonlocal waited_s
@@ -233,16 +263,31 @@ def _look(
         timed(),
         num_frames,
         wish=config.wish,
-        after=before.memory if before else None,
-        times_ns=[earlier["duration_ns"] + time_ns for time_ns in planned.timestamps_ns],
+        after=before,
+        times_ns=() if before and not before.times_ns else times_ns,
         shown=lambda done: progress(done, num_frames),
     )
-    notes = {
+    notes: dict[str, Any] = {
         "video": ", ".join(filter(None, (earlier["video"], config.video))),
         "duration_ns": earlier["duration_ns"] + planned.duration_ns,
         "num_frames": earlier["num_frames"] + num_frames,
     }
+    if before is None:
+        path = Path(config.video).expanduser().absolute()
+        notes |= {"video_path": str(path), "video_bytes": path.stat().st_size}
     return _Seen(memory=memory, notes=notes, decode_s=waited_s, encode_s=time.monotonic() - started - waited_s)
+
+
+def _told(saved: SavedMemory, path: str) -> dict[str, Any]:
+    """The notes beside a memory; what it says itself, where something else than this command saved it."""
+    times_ns = saved.memory.times_ns
+    last_ns = times_ns[-1] - times_ns[-2] if len(times_ns) > 1 else 10**9
+    known: dict[str, Any] = {
+        "video": path,
+        "duration_ns": times_ns[-1] + last_ns if times_ns else 0,
+        "num_frames": 2 * saved.memory.media.num_pairs,
+    }
+    return known | {key: value for key, value in saved.notes.items() if isinstance(value, type(known.get(key, value)))}
 
 
 def _save(config: AskConfig, seen: _Seen, answerer: Answerer) -> None:
@@ -255,25 +300,27 @@ def _why(
     config: AskConfig, planned: PlannedVideo | None, seen: _Seen, answerer: Answerer, said: Sequence[Said]
 ) -> tuple[Looked, ...]:
     """What every answer looked at, drawn as well. The frames are those of the video at hand: none of what was saved
-    earlier, unless its file is where it was."""
+    earlier, unless its file is where it was and as large."""
     memory = seen.memory
     times_s = [time_ns / 1e9 for time_ns in memory.times_ns]
-    if len(times_s) != memory.media.num_pairs:
-        raise ValueError(
-            "--why needs to know when each frame is shown, and this memory was saved without; make it anew."
-        )
     looks = tuple(
         looked(question, one.text, times_s, answerer.weigh(memory, one))
         for question, one in zip(config.questions, said, strict=True)
     )
-    earlier_ns = 0
-    if planned is None and Path(seen.notes["video"]).is_file():
-        planned = plan_ask(replace(config, video=seen.notes["video"]))
-    if planned is not None:
-        earlier_ns = seen.notes["duration_ns"] - planned.duration_ns
+    planned = planned or _plan_again(config, seen)
+    earlier_ns = seen.notes["duration_ns"] - planned.duration_ns if planned else 0
     numbers = {} if planned is None else {earlier_ns + at: n for n, at in enumerate(planned.timestamps_ns)}
     wanted = {peak.pair: memory.times_ns[peak.pair] for one in looks for peak in one.peaks}
     places = {pair: numbers[at] for pair, at in wanted.items() if at in numbers}
     frames = {} if planned is None else frames_at(planned, places.values(), config.frames.jpeg_quality)
     write_picture(looks, {pair: frames[number] for pair, number in places.items()}, Path(config.why))
     return looks
+
+
+def _plan_again(config: AskConfig, seen: _Seen) -> PlannedVideo | None:
+    """The file that was encoded, where it still is what it was; None elsewhere, and for a memory of several files."""
+    path = Path(str(seen.notes.get("video_path", "")))
+    if not path.is_file() or path.stat().st_size != seen.notes.get("video_bytes"):
+        return None
+    planned = plan_ask(replace(config, video=str(path)))
+    return planned if planned.duration_ns == seen.notes["duration_ns"] else None

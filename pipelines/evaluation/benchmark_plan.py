@@ -74,11 +74,12 @@ def plan_benchmark(config: EvaluationConfig) -> EvaluationPlan:
 
 
 def _read(config: EvaluationConfig) -> _Read:
+    # Absolute, as replicas on a cluster have working directories of their own.
     if not is_own(config.benchmark):
         recipe = find_recipe(config.protocol or vamba.NAME, config.benchmark)
-        benchmark = read_benchmark(config.benchmark, Path(config.data).expanduser())
+        benchmark = read_benchmark(config.benchmark, Path(config.data).expanduser().absolute())
         return _Read(benchmark=benchmark, recipe=_adjusted(recipe, config))
-    file = Path(config.benchmark).expanduser()
+    file = Path(config.benchmark).expanduser().absolute()
     own = read_own_file(file)
     template = find_recipe(config.protocol or own.protocol, own.template)
     # The template's tasks are not this set's, so its mean over tasks is not either.
@@ -95,11 +96,13 @@ def _adjusted(recipe: Recipe, given: object) -> Recipe:
 
 def _restricted(benchmark: Benchmark, config: EvaluationConfig) -> Sequence[BenchmarkQuestion]:
     wanted = set(config.categories)
+    known = {name for item in benchmark.questions for name in item.groups["category"]}
+    if absent := sorted(wanted - known):
+        there = f"; there are {', '.join(sorted(known))}" if known else ": its annotations are empty"
+        raise ValueError(f"{benchmark.name} has no question to ask in {', '.join(absent)}{there}.")
+    if not known:
+        raise ValueError(f"{benchmark.name} has no question to ask: its annotations are empty.")
     chosen = [item for item in benchmark.questions if not wanted or wanted & set(item.groups["category"])]
-    if not chosen:
-        known = sorted({name for item in benchmark.questions for name in item.groups["category"]})
-        there = f"; there are {', '.join(known)}" if known else ": its annotations are empty"
-        raise ValueError(f"{benchmark.name} has no question to ask in {', '.join(sorted(wanted)) or 'it'}{there}.")
     return chosen[: config.num_questions or None]
 
 

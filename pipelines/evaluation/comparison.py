@@ -130,14 +130,14 @@ def compare_evaluations(first: str, second: str, *, confidence: float = 0.95) ->
     if not 0 < confidence < 1:
         raise ValueError(f"--confidence is {confidence}; it must lie between 0 and 1, as 0.95 does.")
     a, b = find_pair(first, second)
-    answers_a, answers_b = _counted(a), _counted(b)
+    answers_a, answers_b = counted_answers(a), counted_answers(b)
     pairs = pair(answers_a.values(), answers_b.values())
     if not pairs.questions:
         raise NothingToCompareError(
             f"The evaluations {a.name!r} and {b.name!r} have no question in common that both answered "
             f"({len(answers_a)} and {len(answers_b)} answers)."
         )
-    members = _members([answers_a[key] for key in pairs.questions])
+    members = members_of([answers_a[key] for key in pairs.questions])
     wins, losses = wins_and_losses(pairs)
     asked = {**read_asked(Path(b.directory)), **read_asked(Path(a.directory))}
 
@@ -156,10 +156,10 @@ def compare_evaluations(first: str, second: str, *, confidence: float = 0.95) ->
         a=_side(a, pairs.num_only_a),
         b=_side(b, pairs.num_only_b),
         headline=a.scoring.headline,
-        micro=_micro("micro", pairs, confidence),
-        macro=_macro(pairs, members, a.scoring, confidence),
+        micro=micro_difference("micro", pairs, confidence),
+        macro=macro_difference(pairs, members, a.scoring, confidence),
         groups=tuple(
-            _micro(f"{group}/{value}", pairs.at(own), confidence)
+            micro_difference(f"{group}/{value}", pairs.at(own), confidence)
             for group, values in members.items()
             for value, own in sorted(values.items())
         ),
@@ -170,7 +170,7 @@ def compare_evaluations(first: str, second: str, *, confidence: float = 0.95) ->
     )
 
 
-def _counted(result: EvaluationResult) -> dict[str, Answer]:
+def counted_answers(result: EvaluationResult) -> dict[str, Answer]:
     """What the protocol counts, by question. Raises ValueError for one that was answered twice."""
     found: dict[str, Answer] = {}
     for answer in read_answers(Path(result.directory) / ANSWERS_NAME):
@@ -185,7 +185,7 @@ def _counted(result: EvaluationResult) -> dict[str, Answer]:
     return found
 
 
-def _members(answers: Sequence[Answer]) -> dict[str, dict[str, list[int]]]:
+def members_of(answers: Sequence[Answer]) -> dict[str, dict[str, list[int]]]:
     """Indices of the answers by grouping and value; a question counts in each of its values."""
     found: dict[str, dict[str, list[int]]] = {}
     for index, answer in enumerate(answers):
@@ -195,7 +195,8 @@ def _members(answers: Sequence[Answer]) -> dict[str, dict[str, list[int]]]:
     return found
 
 
-def _micro(name: str, pairs: Pairs, confidence: float) -> GroupDifference:
+def micro_difference(name: str, pairs: Pairs, confidence: float) -> GroupDifference:
+    """Of all pairs. confidence: of both ends together."""
     found = difference(pairs, confidence=_each_end(confidence))
     return GroupDifference(
         name=name,
@@ -211,10 +212,10 @@ def _micro(name: str, pairs: Pairs, confidence: float) -> GroupDifference:
     )
 
 
-def _macro(
+def macro_difference(
     pairs: Pairs, members: Mapping[str, Mapping[str, Sequence[int]]], scoring: Scoring, confidence: float
 ) -> GroupDifference:
-    """The mean over groups; one that the protocol counts and no pair is in stands there as 0."""
+    """The mean over groups; one that the protocol counts and no pair is in stands there as 0. confidence: as above."""
     groups = list(members.get(scoring.macro_group, members["category"]).values())
     absent = [name for name in scoring.macro_of if name not in members.get(scoring.macro_group, {})]
     total = len(groups) + len(absent)
@@ -222,7 +223,7 @@ def _macro(
     accuracy_a, accuracy_b = (float(sum(side)) / total for side in zip(*means, strict=True))
     low, high = macro_interval(pairs, groups, confidence=_each_end(confidence))
     share = len(groups) / total
-    whole = _micro("macro", pairs, confidence)
+    whole = micro_difference("macro", pairs, confidence)
     return GroupDifference(
         name="macro",
         num_questions=whole.num_questions,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -88,6 +89,10 @@ class EvaluationConfig:
             edge <= 0 for edge in self.length_edges_s
         ):
             raise ValueError(f"`length_edges_s` is {self.length_edges_s}: the limits must be positive and ascending.")
+        if self.name and not re.fullmatch(r"[\w\-][\w\- .]{0,99}", self.name):
+            raise ValueError(
+                f"`name` is {self.name!r}, but it names a directory: use at most 100 letters, digits, '-', '_' and '.'."
+            )
         self._check_benchmark()
 
     def _check_benchmark(self) -> None:

@@ -9,6 +9,7 @@ reason and lowers the coverage.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from datetime import UTC, datetime
 from pipelines.evaluation.answering import Answerer, Reply, chance_level
 from pipelines.evaluation.asked import write_asked
 from pipelines.evaluation.benchmarks.hourvideo import hourvideo_predictions
+from pipelines.evaluation.claim import claimed
 from pipelines.evaluation.config import EvaluationConfig
 from pipelines.evaluation.heat_map import write_heat_map
 from pipelines.evaluation.plan import CONTROL, plan_evaluation
@@ -25,10 +27,10 @@ from pipelines.evaluation.plan_types import MISSING, EvaluationPlan, Showing
 from pipelines.evaluation.questions import BrokenVideo
 from pipelines.evaluation.result import (
     ANSWERS_NAME,
-    IDENTITY_NAME,
     PREDICTIONS_NAME,
     RESULT_NAME,
     EvaluationResult,
+    ResultFormatError,
     read_result,
 )
 from pipelines.evaluation.results import Answer, AnswerLog, length_label, length_labels, tally_by
@@ -57,21 +59,39 @@ Progress = Callable[[EvaluationProgress], None]
 
 def run_evaluation(config: EvaluationConfig, progress: Progress | None = None) -> EvaluationResult:
     """Evaluate and record. A finished evaluation of the same model, data and settings is returned as it is, unless a
-    benchmark's missing video is there now.
+    benchmark's missing video is there now, or a broken one was replaced.
 
-    Raises ValueError for a name that belongs to another evaluation, a split without questions, or an unknown model.
+    Raises ValueError for a name that belongs to another evaluation, a split without questions, or an unknown model;
+    EvaluationBusyError where another process evaluates the same.
     """
     started = time.monotonic()
     plan = plan_evaluation(config)
-    _claim(plan)
+    with claimed(plan):
+        return _finished(plan) or _evaluate(config, plan, started, progress)
+
+
+def _finished(plan: EvaluationPlan) -> EvaluationResult | None:
+    """The result that is there, None where there is none, or more can be asked now. One that can't be read is made anew
+    of the answers."""
+    if not (plan.directory / RESULT_NAME).exists():
+        return None
+    try:
+        result = read_result(plan.directory)
+    except ResultFormatError:
+        return None
+    answered = {answer.question for answer in AnswerLog(plan.directory / ANSWERS_NAME).read()}
+    if _brought_since(result, _unanswered(plan.showings, answered)):
+        return None
+    write_heat_map(result)
+    return result
+
+
+def _evaluate(
+    config: EvaluationConfig, plan: EvaluationPlan, started: float, progress: Progress | None
+) -> EvaluationResult:
     log = AnswerLog(plan.directory / ANSWERS_NAME)
     answers = log.read()
     open_showings = _unanswered(plan.showings, {answer.question for answer in answers})
-    if (plan.directory / RESULT_NAME).exists():
-        finished = read_result(plan.directory)
-        if not _brought_since(finished, open_showings):
-            write_heat_map(replace(finished, directory=str(plan.directory)))
-            return finished
     write_asked(plan, config)
     broken = list(plan.broken)
     ticker = _Ticker(plan, open_showings, answers, progress)
@@ -98,21 +118,6 @@ def run_evaluation(config: EvaluationConfig, progress: Progress | None = None) -
     return result
 
 
-def _claim(plan: EvaluationPlan) -> None:
-    """Make the directory this evaluation's own, or check that it already is."""
-    storage = open_storage(str(plan.directory))
-    if storage.exists(IDENTITY_NAME):
-        known = json.loads(storage.read_bytes(IDENTITY_NAME))
-        changed = [key for key, value in plan.identity.items() if known.get(key) != value]
-        if changed:
-            raise ValueError(
-                f"The evaluation {plan.name!r} in {plan.directory} is of something else: {', '.join(changed)} "
-                "differ. Give this one another --name, or none."
-            )
-        return
-    storage.write_atomic(IDENTITY_NAME, json.dumps(plan.identity, indent=1).encode())
-
-
 def _unanswered(showings: Sequence[Showing], answered: set[str]) -> list[Showing]:
     remaining = [
         replace(showing, questions=tuple(item for item in showing.questions if item.key not in answered))
@@ -122,9 +127,21 @@ def _unanswered(showings: Sequence[Showing], answered: set[str]) -> list[Showing
 
 
 def _brought_since(finished: EvaluationResult, open_showings: Sequence[Showing]) -> bool:
-    """Whether there is a video now that was missing when the evaluation finished; a broken one is not tried again."""
-    broken = {video.source_uri for video in finished.broken if video.reason != MISSING}
+    """Whether a video is there now that was missing, or broken and not this file, when the evaluation finished."""
+    broken = {
+        video.source_uri
+        for video in finished.broken
+        if video.reason != MISSING and not _changed_since(video.source_uri, finished.created_at)
+    }
     return any(showing.source.source_uri not in broken for showing in open_showings)
+
+
+def _changed_since(path: str, created_at: str) -> bool:
+    """Whether a file came to its place, or was written, after that time; copying keeps older times of change."""
+    try:
+        return os.stat(path).st_ctime > datetime.fromisoformat(created_at).timestamp()
+    except OSError:
+        return False
 
 
 def _replies(

@@ -52,10 +52,6 @@ class Pairs:
     num_only_a: int
     num_only_b: int
 
-    def of_category(self, category: str) -> Pairs:
-        """Those of one category."""
-        return self.at([index for index, name in enumerate(self.categories) if name == category])
-
     def at(self, kept: Sequence[int]) -> Pairs:
         """Those with these indices."""
         return Pairs(
@@ -138,16 +134,6 @@ def difference(pairs: Pairs, *, confidence: float = 0.95, num_draws: int = NUM_D
         wins=int((b & ~a).sum()),
         losses=int((a & ~b).sum()),
     )
-
-
-def difference_by_category(
-    pairs: Pairs, *, confidence: float = 0.95, num_draws: int = NUM_DRAWS
-) -> dict[str, Difference]:
-    """One Difference per category, by name."""
-    return {
-        name: difference(pairs.of_category(name), confidence=confidence, num_draws=num_draws)
-        for name in sorted(set(pairs.categories))
-    }
 
 
 def macro_interval(

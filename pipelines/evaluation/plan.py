@@ -49,9 +49,15 @@ def plan_evaluation(config: EvaluationConfig) -> EvaluationPlan:
     manifest = read_manifest(config.data)
     rows = manifest.select(config.split)
     videos, broken = _read_all(config, rows)
+    known = {question.category for video in videos for question in video.questions}
     videos = _restrict(videos, config)
     if not any(video.questions for video in videos):
         raise ValueError(_nothing_to_ask(config, manifest))
+    if absent := sorted(set(config.categories) - known):
+        raise ValueError(
+            f"Split {config.split!r} of {config.data} has no question in {', '.join(absent)}; there are "
+            f"{', '.join(sorted(known))}."
+        )
     assigned = (
         assign_shuffled(
             videos,

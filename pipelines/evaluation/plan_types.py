@@ -64,4 +64,5 @@ def plan_name(model: str, what: str, identity: Mapping[str, object]) -> str:
     """The name that an evaluation gets when none is given: the same for the same identity."""
     label = "".join(character if character.isalnum() else "-" for character in model.rstrip("/").rsplit("/", 1)[-1])
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-    return f"{label.strip('-').lower() or 'model'}-{what}-{digest}"
+    safe = "".join(character if character.isalnum() or character in "-_." else "-" for character in what)
+    return f"{label.strip('-').lower() or 'model'}-{safe}-{digest}"

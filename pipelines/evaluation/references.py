@@ -7,7 +7,6 @@ first pair that may be compared is taken.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from pipelines.evaluation.comparable import IncomparableError, require_comparable
@@ -47,8 +46,7 @@ def _candidates(reference: str) -> Sequence[EvaluationResult]:
         raise EvaluationNotFoundError(
             f"The evaluation {reference!r} has no {RESULT_NAME} yet: run the same `vamba evaluate` again to finish it."
         )
-    # Where it is now, which may be another place than where it was made.
-    return [replace(read_result(path), directory=str((path if path.is_dir() else path.parent).absolute()))]
+    return [read_result(path)]
 
 
 def _of_version(reference: str) -> Sequence[EvaluationResult]:

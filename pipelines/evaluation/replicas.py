@@ -20,6 +20,7 @@ from pipelines.evaluation.plan import Showing
 from pipelines.evaluation.questions import BrokenVideo
 from pipelines.evaluation.show import show
 from pipelines.ray_session import ray_session
+from pipelines.storage import open_storage
 
 _MAX_RESTARTS = 3
 
@@ -40,6 +41,10 @@ def replies_from_replicas(
 ) -> Iterator[tuple[Showing, Reply | BrokenVideo]]:
     """Answers in the order they are finished. Starts Ray, or joins the cluster at `config.address`."""
     import ray
+
+    if not config.benchmark:
+        # Absolute, as replicas on a cluster have working directories of their own.
+        config = replace(config, data=open_storage(config.data).uri)
 
     address = config.address or os.environ.get("RAY_ADDRESS")
     num_cpus = None if address else max(os.cpu_count() or 1, config.num_replicas)

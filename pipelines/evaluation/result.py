@@ -18,7 +18,7 @@ from typing import Any
 
 from pipelines.evaluation.protocols.recipe import Scoring
 from pipelines.evaluation.questions import BrokenVideo
-from pipelines.evaluation.results import Tally, flat_metrics
+from pipelines.evaluation.results import Tally, flat_metrics, metric_part
 from pipelines.storage import open_storage, vamba_home
 
 RESULT_NAME = "evaluation.json"
@@ -82,7 +82,12 @@ class EvaluationResult:
         """`eval/PROTOCOL/DATASET`, plus the control's name: results of different kinds never share a metric."""
         control = f"/{self.control}" if self.control else ""
         split = "" if self.split == "test" else f"/{self.split}"
-        return f"eval/{self.protocol}/{self.dataset}{split}{control}"
+        return f"eval/{self.protocol}/{metric_part(self.dataset)}{split}{control}"
+
+    @property
+    def is_benchmark(self) -> bool:
+        """Whether the questions are a benchmark's, whose frames the protocol chooses, and not an ingested dataset's."""
+        return "num_frames" in self.settings
 
     def groups(self) -> dict[str, Tally]:
         """Every group by the name that gates use: `overall`, `category/NAME`, `length/LABEL`, `GROUPING/NAME`."""
@@ -110,13 +115,28 @@ class EvaluationResult:
 
 
 def read_result(path: Path) -> EvaluationResult:
-    """Read an `evaluation.json`, or the one in a directory. Raises FileNotFoundError or `ResultFormatError`."""
+    """Read an `evaluation.json`, or the one in a directory; its `directory` is where it lies now.
+
+    Raises FileNotFoundError or `ResultFormatError`.
+    """
     file = path / RESULT_NAME if path.is_dir() else path
-    document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    if document.pop("format_version", None) != FORMAT_VERSION:
+    try:
+        document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if document.pop("format_version", None) != FORMAT_VERSION:
+            raise ResultFormatError(
+                f"{file} is no evaluation result of format {FORMAT_VERSION}: evaluate again with this version."
+            )
+        return _from_document({**document, "directory": str(file.parent.absolute())})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        if isinstance(error, ResultFormatError):
+            raise
         raise ResultFormatError(
-            f"{file} is no evaluation result of format {FORMAT_VERSION}: evaluate again with this version."
-        )
+            f"{file} can't be read as an evaluation result ({type(error).__name__}: {error}): run the same `vamba "
+            "evaluate` again, which makes it anew of the answers beside it."
+        ) from error
+
+
+def _from_document(document: dict[str, Any]) -> EvaluationResult:
     document.pop("metrics", None)
     for name in ("by_category", "by_length"):
         document[name] = {key: Tally(**numbers) for key, numbers in document[name].items()}

@@ -9,12 +9,16 @@ succeed or fail together, and counting them as independent would claim more than
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+_MOST_CHARACTERS = 250
+"""Of a metric name in MLflow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +54,10 @@ class Tally:
     stderr: float | None
 
 
+class AnswersDamagedError(ValueError):
+    """A line of `answers.jsonl` that is no answer, with answers after it."""
+
+
 class AnswerLog:
     """`answers.jsonl`: append-only, one JSON object a line."""
 
@@ -57,15 +65,17 @@ class AnswerLog:
         self.path = path
 
     def read(self) -> list[Answer]:
-        """All answers written so far. A last line torn by a kill is cut off the file, its question asked again."""
+        """All answers written so far. What a kill or a power cut left at the end, torn or no JSON object, is cut off
+        the file and its question asked again. Raises AnswersDamagedError for such a line before others.
+        """
         if not self.path.exists():
             return []
         data = self.path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
+        whole = _whole(data)
         if len(whole) != len(data):
             with self.path.open("rb+") as file:
                 file.truncate(len(whole))
-        return _answers(whole)
+        return _answers(self.path, whole)
 
     def append(self, answers: Iterable[Answer]) -> None:
         """Write the answers of one video and sync them to disk."""
@@ -77,13 +87,39 @@ class AnswerLog:
 
 
 def read_answers(path: Path) -> list[Answer]:
-    """The answers of an evaluation that another process may be writing: nothing is changed, a torn line left out."""
-    data = path.read_bytes()
-    return _answers(data[: data.rfind(b"\n") + 1])
+    """The answers of an evaluation that another process may be writing: nothing is changed, a torn end left out."""
+    return _answers(path, _whole(path.read_bytes()))
 
 
-def _answers(lines: bytes) -> list[Answer]:
-    return [Answer(**json.loads(line)) for line in lines.splitlines()]
+def _whole(data: bytes) -> bytes:
+    """The file without what is torn at its end."""
+    end = data.rfind(b"\n") + 1
+    while end:
+        start = data.rfind(b"\n", 0, end - 1) + 1
+        if _is_object(data[start:end]):
+            break
+        end = start
+    return data[:end]
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _answers(path: Path, lines: bytes) -> list[Answer]:
+    found = []
+    for number, line in enumerate(lines.splitlines(), start=1):
+        try:
+            found.append(Answer(**json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise AnswersDamagedError(
+                f"{path}, line {number} is no answer ({error}). Remove the line, and the same `vamba evaluate` asks "
+                "its question again; or evaluate under another --name."
+            ) from error
+    return found
 
 
 def tally(answers: Sequence[Answer]) -> Tally:
@@ -128,15 +164,28 @@ def length_labels(edges_s: Sequence[float]) -> list[str]:
 
 
 def flat_metrics(prefix: str, groups: Mapping[str, Tally]) -> dict[str, float]:
-    """Metric names and values as MLflow takes them; names keep letters, digits and `-_./ `."""
+    """Metric names and values as MLflow takes them."""
     metrics: dict[str, float] = {}
     for name, numbers in groups.items():
-        safe = "".join(character if character.isalnum() or character in "-_./" else "_" for character in name)
+        safe = _shortened(metric_part(name), _MOST_CHARACTERS - len(f"{prefix}//num_questions"))
         metrics[f"{prefix}/{safe}"] = numbers.accuracy
         metrics[f"{prefix}/{safe}/num_questions"] = float(numbers.num_questions)
         if numbers.stderr is not None:
             metrics[f"{prefix}/{safe}/stderr"] = numbers.stderr
     return metrics
+
+
+def metric_part(name: str) -> str:
+    """A name as part of a metric's: letters, digits and `-_.` stay, parts between slashes are never empty."""
+    safe = "".join(character if character.isalnum() or character in "-_./" else "_" for character in name)
+    return "/".join(part if part.strip(".") else "_" * max(1, len(part)) for part in safe.split("/"))
+
+
+def _shortened(name: str, most: int) -> str:
+    """Names that are too long end in a digest instead, so that they stay different."""
+    if len(name) <= most:
+        return name
+    return f"{name[: most - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _minutes(seconds: float) -> str:

@@ -13,6 +13,9 @@ from pipelines.evaluation.result import EvaluationResult
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+_BATCH = 1000
+"""Metrics that MLflow takes at once."""
+
 
 def log_result(result: EvaluationResult, answers: Path) -> str:
     """Record `result` and return the MLflow run's id: the model's own run where it is known, a new one otherwise.
@@ -30,7 +33,9 @@ def log_result(result: EvaluationResult, answers: Path) -> str:
     if created:
         run_id = client.create_run(experiment_id(client), run_name=result.name).info.run_id
     now = get_current_time_millis()
-    client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in result.metrics().items()])
+    metrics = [Metric(name, value, now, 0) for name, value in result.metrics().items()]
+    for start in range(0, len(metrics), _BATCH):
+        client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
     client.set_tag(run_id, f"evaluation.{result.name}.manifest_digest", result.manifest_digest)
     client.set_tag(run_id, f"evaluation.{result.name}.model_digest", result.model_digest)
     with tempfile.TemporaryDirectory() as folder:

@@ -95,7 +95,8 @@ def write_picture(answers: Sequence[Looked], frames: Mapping[int, np.ndarray], p
 
 def _band(band: Any, one: Looked, frames: Mapping[int, np.ndarray]) -> None:
     shown = [peak for peak in one.peaks if peak.pair in frames]
-    band.suptitle(_shortened(f"{one.question.strip().splitlines()[0]}  →  {one.answer}"), fontsize=11)
+    title = _shortened(f"{one.question.strip().splitlines()[0]}  →  {one.answer}")
+    band.suptitle(title, fontsize=11, parse_math=False)  # two dollars are an amount, and no formula
     grid = band.add_gridspec(2 if shown else 1, max(1, len(shown)), height_ratios=[1.3, 1] if shown else [1])
     for column, peak in enumerate(shown):
         axes = band.add_subplot(grid[0, column])

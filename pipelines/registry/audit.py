@@ -21,9 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
 
 from pipelines.storage import Storage, open_storage, vamba_home
 
@@ -126,17 +124,13 @@ def open_audit_log() -> AuditLog:
     `$VAMBA_AUDIT` (a folder or s3://…); unset, `audit/` beside the registry's SQLite file, or in VAMBA_HOME where the
     registry is a server.
     """
-    from pipelines.registry.tracking import tracking_uri
+    from pipelines.registry.tracking import database_file, tracking_uri
 
     named = os.environ.get("VAMBA_AUDIT")
     if named:
         return AuditLog(open_storage(named))
-    uri = tracking_uri()
-    if uri.startswith("sqlite:"):
-        # sqlite:///relative, sqlite:////absolute
-        database = Path(unquote(urlparse(uri).path).removeprefix("/")).absolute()
-        return AuditLog(open_storage(database.parent / "audit"))
-    return AuditLog(open_storage(vamba_home() / "audit"))
+    database = database_file(tracking_uri())
+    return AuditLog(open_storage((database.parent if database else vamba_home()) / "audit"))
 
 
 def actor() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 
@@ -114,6 +115,8 @@ class PromotionConfig:
 
 
 def check_alias(alias: str) -> None:
-    """ValueError for what MLflow keeps for itself."""
-    if not alias or alias == "latest" or alias.removeprefix("v").isdigit():
+    """ValueError for what MLflow keeps for itself, or does not take."""
+    if not re.fullmatch(r"[\w\-]{1,255}", alias):
+        raise ValueError(f"The alias {alias!r} can't be used: write it with letters, digits, '-' and '_'.")
+    if alias.lower() == "latest" or re.fullmatch(r"[vV]?\d+", alias):
         raise ValueError(f"The alias {alias!r} can't be used: MLflow reserves `latest` and version numbers.")

@@ -20,17 +20,27 @@ from pipelines.registry.evidence import Evidence
 from pipelines.registry.gate_champion import champion_checks
 from pipelines.registry.verification import verify
 
+_CONTROL = "control: shuffled video"
+
 
 def judge(candidate: Candidate, evidence: Evidence, config: GateConfig) -> GateReport:
     """Check a version against the gate."""
     checks: list[Check] = []
     used: list[EvaluationResult] = []
-    for benchmark in evidence.benchmarks(config):
+    names = evidence.benchmarks(config)
+    # A control can be made of an ingested dataset alone; where there is one, it speaks for the benchmarks beside it.
+    has_dataset = any(main is not None and not main.is_benchmark for main in map(evidence.main, names))
+    for benchmark in names:
         main, control = evidence.main(benchmark), evidence.control(benchmark)
         thresholds = [item for item in config.thresholds if (item.benchmark or benchmark) == benchmark]
-        found = [*_evaluation_checks(main, thresholds, config), *_control_checks(main, control, config)]
+        found = list(_evaluation_checks(main, thresholds, config))
+        if main is not None and main.is_benchmark:
+            control = None
+            found += [] if has_dataset else _no_control(main, config)
+        else:
+            found += _control_checks(main, control, config)
         # One benchmark needs no name in front of its checks.
-        prefix = f"{benchmark}: " if len(evidence.benchmarks(config)) > 1 else ""
+        prefix = f"{benchmark}: " if len(names) > 1 else ""
         checks += [Check(name=prefix + c.name, passed=c.passed, found=c.found, required=c.required) for c in found]
         used += [result for result in (main, control) if result is not None]
     if config.no_worse is not None:
@@ -93,12 +103,22 @@ def _threshold_check(threshold: Threshold, groups: Mapping[str, Tally]) -> Check
     )
 
 
+def _no_control(main: EvaluationResult, config: GateConfig) -> Iterator[Check]:
+    if config.require_control:
+        yield Check(
+            name=_CONTROL,
+            passed=False,
+            found=f"none: {main.dataset} is a benchmark, and a control asks about an ingested dataset",
+            required="an ingested dataset in the gate as well, with its control, or gate.require_control=false",
+        )
+
+
 def _control_checks(
     main: EvaluationResult | None, control: EvaluationResult | None, config: GateConfig
 ) -> Iterator[Check]:
     if not config.require_control:
         return
-    name = "control: shuffled video"
+    name = _CONTROL
     if control is None or control.overall is None:
         yield Check(
             name=name, passed=False, found="none of this model", required="vamba evaluate --control shuffled-video"

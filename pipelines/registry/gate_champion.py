@@ -1,13 +1,21 @@
-"""No worse than the champion: the same questions asked of both, the drop bounded with confidence, in every category."""
+"""No worse than the champion: the same questions asked of both, the drop bounded with confidence, in every category.
+
+Counted is what the protocol counts, and overall is its own mean; a question counts in each of its categories.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
-from pipelines.evaluation.paired import Difference, difference, difference_by_category, pair
-from pipelines.evaluation.result import ANSWERS_NAME, EvaluationResult
-from pipelines.evaluation.results import AnswerLog
+from pipelines.evaluation.comparison import (
+    GroupDifference,
+    counted_answers,
+    macro_difference,
+    members_of,
+    micro_difference,
+)
+from pipelines.evaluation.paired import pair
+from pipelines.evaluation.result import EvaluationResult
 from pipelines.registry.candidates import Candidate
 from pipelines.registry.checks import Check
 from pipelines.registry.config import GateConfig, NoWorse
@@ -28,12 +36,13 @@ def champion_checks(candidate: Candidate, evidence: Evidence, rule: NoWorse, con
         theirs = evidence.counterpart(mine) if mine is not None else None
         prefix = f"{name} ({benchmark})" if len(rule.benchmarks) > 1 else name
         if mine is None or theirs is None:
+            lacks = candidate.label if mine is None else champion.label
             who = candidate.label if mine is None else f"{champion.label}, which is the {rule.than},"
             yield Check(
                 name=prefix,
                 passed=False,
                 found=f"{who} was not evaluated on {'these questions' if mine else benchmark or 'anything'}",
-                required=f"{required}: vamba evaluate --model models:/{champion.label} first",
+                required=f"{required}: vamba evaluate --model models:/{lacks} first",
             )
             continue
         yield from _compare(prefix, required, mine, theirs, rule)
@@ -43,26 +52,32 @@ def _compare(
     name: str, required: str, mine: EvaluationResult, theirs: EvaluationResult, rule: NoWorse
 ) -> Iterator[Check]:
     try:
-        pairs = pair(_answers(theirs), _answers(mine))
+        answers, before = counted_answers(mine), counted_answers(theirs)
+        pairs = pair(before.values(), answers.values())
     except (OSError, ValueError) as error:
         yield Check(name=name, passed=False, found=str(error), required=required)
         return
     if not pairs.questions:
         yield Check(name=name, passed=False, found="no question that both answered", required=required)
         return
-    by_category = difference_by_category(pairs, confidence=rule.confidence)
-    yield _bounded(name, required, difference(pairs, confidence=rule.confidence), rule)
-    for category in rule.categories or by_category:
-        measured = by_category.get(category)
-        if measured is None:
-            known = ", ".join(by_category)
+    both_ends = 2 * rule.confidence - 1  # the rule's is of the lower end alone
+    members = members_of([answers[key] for key in pairs.questions])
+    if mine.scoring.headline == "macro":
+        yield _bounded(name, required, macro_difference(pairs, members, mine.scoring, both_ends), rule)
+    else:
+        yield _bounded(name, required, micro_difference("micro", pairs, both_ends), rule)
+    categories = members["category"]
+    for category in rule.categories or sorted(categories):
+        if category not in categories:
+            known = ", ".join(sorted(categories))
             yield Check(name=f"{name}: {category}", passed=False, found=f"no such category (there is {known})",
                         required=required)  # fmt: skip
         else:
+            measured = micro_difference(category, pairs.at(categories[category]), both_ends)
             yield _bounded(f"{name}: {category}", required, measured, rule)
 
 
-def _bounded(name: str, required: str, measured: Difference, rule: NoWorse) -> Check:
+def _bounded(name: str, required: str, measured: GroupDifference, rule: NoWorse) -> Check:
     counts = f"{measured.num_questions} questions about {measured.num_videos} videos"
     change = f"{measured.accuracy_a:.1%} to {measured.accuracy_b:.1%}"
     outcome = f"{measured.wins} won, {measured.losses} lost"
@@ -77,7 +92,3 @@ def _bounded(name: str, required: str, measured: Difference, rule: NoWorse) -> C
         found=f"{change}, at worst {measured.low:+.1%}, on {counts}; {outcome}",
         required=required,
     )
-
-
-def _answers(result: EvaluationResult) -> list:
-    return AnswerLog(Path(result.directory) / ANSWERS_NAME).read()

@@ -175,7 +175,12 @@ def _names_of_runs() -> str:
 
 def _stored(uri: str) -> ResolvedModel:
     """A model in an object store; where a run was mirrored, its run.json lies beside it."""
-    directory = version_directory(uri)
+    from pipelines.registry.transfer import fetch_model, looks_current
+
+    storage, directory = open_storage(uri), version_path(uri)
+    # Unlike a version, an address may hold another model today than when it was fetched.
+    if not (is_model_directory(directory) and looks_current(storage, directory)):
+        fetch_model(storage, directory)
     if not is_model_directory(directory):
         raise ModelNotFoundError(f"There is no model at {uri}: no config.json with safetensors.")
     parent, _, _ = uri.rstrip("/").rpartition("/")

@@ -16,6 +16,7 @@ from pipelines.registry.models import ResolvedModel, resolve_model
 from pipelines.registry.registrable import exported_checkpoint, split_step
 from pipelines.registry.transfer import fetch_model
 from pipelines.storage import open_storage
+from pipelines.training.registered import registered_versions
 
 
 class FilesChanged(ValueError):
@@ -39,6 +40,7 @@ def pull(ref: str, target: Path) -> WrittenModel:
 
     model = resolve_model(ref if ref.startswith("models:") else f"models:/{ref}")
     refuse_foreign(target)
+    _refuse_registered(target)
     label = f"models:/{model.lineage['name']}/{model.lineage['version']}"
     expected = json.loads(model.lineage.get(FILES_TAG, "{}"))
     wrong = differing_files(expected, hash_model_files(model.directory).sha256)
@@ -63,6 +65,7 @@ def export(ref: str, target: Path, *, dtype: str | None, max_shard_bytes: int) -
     if dtype and not (isinstance(wanted, torch.dtype) and wanted.is_floating_point):
         raise ValueError(f"--dtype {dtype!r} is no floating type; use bfloat16, float16 or float32.")
     source = find_model(ref).directory
+    _refuse_registered(target)
     if target.resolve() == source.resolve():
         raise ValueError(f"{target} is the model itself; choose another directory.")
     tensors = (
@@ -86,6 +89,15 @@ def export(ref: str, target: Path, *, dtype: str | None, max_shard_bytes: int) -
     return WrittenModel(
         directory=target, ref=ref, num_files=len(files.sha256), size_bytes=files.size_bytes, digest=files.digest
     )
+
+
+def _refuse_registered(target: Path) -> None:
+    """A version's files are not written over."""
+    versions = registered_versions(target.absolute())
+    if versions:
+        raise ValueError(
+            f"{target} holds the files of {', '.join(sorted(versions))} in the registry; choose another directory."
+        )
 
 
 def find_model(ref: str) -> ResolvedModel:

@@ -6,10 +6,14 @@ to have a registry. MLflow is imported inside functions: it costs seconds and mo
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlparse
 
 from pipelines.redaction import redacted, redacted_text
 from pipelines.storage import vamba_home
@@ -45,6 +49,25 @@ def is_server(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
+def database_file(uri: str) -> Path | None:
+    """The SQLite file of a tracking URI, None where it is none: sqlite:///relative, sqlite:////absolute."""
+    name = unquote(urlparse(uri).path).removeprefix("/") if uri.startswith("sqlite:") else ""
+    return Path(name).absolute() if name else None
+
+
+@contextlib.contextmanager
+def _one_at_a_time(uri: str) -> Iterator[None]:
+    """MLflow makes or migrates the tables of a SQLite file when it opens it, and two at once fail over each other."""
+    file = database_file(uri)
+    with contextlib.ExitStack() as stack:
+        # Where a folder can't be written or locked, MLflow says what is wrong with it.
+        with contextlib.suppress(OSError):
+            lock = stack.enter_context(file.with_name(f".{file.name}.lock").open("a")) if file else None
+            if lock is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def open_client(home: Path | None = None) -> MlflowClient:
     """A client of the tracking server and registry. Raises `ConnectionError` with the address when it can't be used."""
     for name, value in _QUIET.items():
@@ -56,8 +79,9 @@ def open_client(home: Path | None = None) -> MlflowClient:
 
     uri = tracking_uri(home)
     try:
-        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        client.get_experiment_by_name(EXPERIMENT)
+        with _one_at_a_time(uri):
+            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            client.get_experiment_by_name(EXPERIMENT)
     except Exception as error:
         raise ConnectionError(
             f"MLflow at {redacted(uri)} can't be used: {redacted_text(' '.join(str(error).split()))[:300]} Check "

@@ -19,6 +19,7 @@ from pipelines.storage import Storage
 from vamba.model.draft import replacing
 
 _PIECE_BYTES = 64 << 20
+_GLANCE_BYTES = 64 << 10
 _LAST = "config.json"
 _INCOMING = ".incoming"
 
@@ -57,6 +58,16 @@ def fetch_model(storage: Storage, target: Path) -> ModelFiles:
     return ModelFiles(sha256=hashes, size_bytes=size_bytes)
 
 
+def looks_current(storage: Storage, directory: Path) -> bool:
+    """Whether a local copy is of what is stored, by the names, the sizes and the last bytes of all files: a few small
+    reads. Another training changes every weight, also the last ones."""
+    stored = {entry.path: entry.size_bytes for entry in storage.list() if is_part_of_model(entry.path)}
+    local = {path.relative_to(directory).as_posix(): path for path in model_file_paths(directory)}
+    if stored != {name: path.stat().st_size for name, path in local.items()}:
+        return False
+    return all(_last_bytes(storage, name, size) == _last_local(local[name], size) for name, size in stored.items())
+
+
 def send_model(directory: Path, storage: Storage) -> None:
     """Copy a model directory to a storage. Files that are there in their size are left: the place is the content's."""
     there = {entry.path: entry.size_bytes for entry in storage.list()}
@@ -71,6 +82,17 @@ def send_model(directory: Path, storage: Storage) -> None:
             storage.put_file(name, scratch)
         finally:
             scratch.unlink(missing_ok=True)
+
+
+def _last_bytes(storage: Storage, path: str, size_bytes: int) -> bytes:
+    length = min(_GLANCE_BYTES, size_bytes)
+    return storage.read_range(path, size_bytes - length, length)
+
+
+def _last_local(path: Path, size_bytes: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(size_bytes - min(_GLANCE_BYTES, size_bytes))
+        return file.read()
 
 
 def _pieces(storage: Storage, path: str, size_bytes: int) -> Iterator[bytes]:

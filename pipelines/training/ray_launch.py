@@ -132,6 +132,7 @@ def _fit(
         fitting.join(timeout=0.25)
         progress.show()
         health.report()
+    health.report(at_once=True)
     return errors[0] if errors else None
 
 

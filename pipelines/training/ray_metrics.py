@@ -35,8 +35,8 @@ METRICS: tuple[GaugeSpec, ...] = (
     GaugeSpec(name="vamba_train_mfu_ratio", unit="1", description="Model operations per second over the peak's."),
     GaugeSpec(name="vamba_train_memory_bytes", unit="bytes", description="Memory of the first worker."),
     GaugeSpec(name="vamba_train_attempts", unit="attempts", description="Starts of the worker group."),
-    GaugeSpec(name="vamba_train_checkpoint_age_seconds", unit="s", description="Since the newest checkpoint began."),
-    GaugeSpec(name="vamba_train_checkpoint_step", unit="steps", description="Step of the newest checkpoint."),
+    GaugeSpec(name="vamba_train_checkpoint_age_seconds", unit="s", description="Of work that a crash would cost."),
+    GaugeSpec(name="vamba_train_checkpoint_step", unit="steps", description="Step of the newest whole checkpoint."),
     GaugeSpec(name="vamba_train_skipped_steps", unit="steps", description="Steps without an update, by a guard."),
     GaugeSpec(name="vamba_train_rewinds", unit="rewinds", description="Returns to an earlier checkpoint, by a guard."),
     GaugeSpec(name="vamba_train_replayed_steps", unit="steps", description="Steps trained again after a restart."),
@@ -56,6 +56,7 @@ class RunHealth:
     num_steps: int = 0
     last: dict[str, Any] = field(default_factory=dict)
     started: float = math.nan
+    newest_start: float = math.nan
     attempts: int = 0
     checkpoint_time: float = math.nan
     checkpoint_step: int = 0
@@ -65,6 +66,7 @@ class RunHealth:
     evaluation_loss: float = math.nan
     unreadable: set[str] = field(default_factory=set)
     _productive_s: dict[int, float] = field(default_factory=dict)
+    _begun: dict[int, float] = field(default_factory=dict)
 
     def add_step(self, record: Mapping[str, Any]) -> None:
         """A line of the metrics file. A step that comes again counts as replayed, and once as productive."""
@@ -81,8 +83,12 @@ class RunHealth:
             self.attempts += 1
             self.num_steps = int(event.get("num_steps", self.num_steps))
             self.started = at if math.isnan(self.started) else self.started
+            self.newest_start = at
         elif kind == "checkpoint_begun":
-            self.checkpoint_time, self.checkpoint_step = at, int(event["step"])
+            self._begun[int(event["step"])] = at
+        elif kind == "checkpoint_committed":
+            self.checkpoint_step = int(event["step"])
+            self.checkpoint_time = self._begun.get(self.checkpoint_step, at)
         elif kind == "sample_unreadable":
             self.unreadable.add(event["id"])
         elif kind == "evaluated":
@@ -96,7 +102,7 @@ class RunHealth:
             "attempts": self.attempts, "steps_planned": self.num_steps or None, "skipped_steps": self.skipped,
             "replayed_steps": self.replayed, "rewinds": self.rewinds, "evaluation_loss": self.evaluation_loss,
             "unreadable_samples": len(self.unreadable),
-            "checkpoint_age_seconds": now - self.checkpoint_time, "checkpoint_step": self.checkpoint_step,
+            "checkpoint_age_seconds": now - self._safe_until(), "checkpoint_step": self.checkpoint_step,
             "goodput_ratio": sum(self._productive_s.values()) / max(now - self.started, 1e-9),
         }  # fmt: skip
         if self.last:
@@ -112,6 +118,11 @@ class RunHealth:
             if value is not None and math.isfinite(value)
         }
 
+    def _safe_until(self) -> float:
+        """When the newest whole checkpoint began; or a later start, before which time passed without work."""
+        known = [at for at in (self.checkpoint_time, self.newest_start) if math.isfinite(at)]
+        return max(known, default=math.nan)
+
 
 class RayReporter:
     """Follows a run directory from the driver, and reports to Ray under the run's name."""
@@ -122,9 +133,9 @@ class RayReporter:
         self._gauges = Gauges(METRICS, label="run")
         self._reported = -REPORT_EVERY_S
 
-    def report(self) -> None:
-        """Set the gauges to what the run's files say now, unless that was done a moment ago or Ray is not running."""
-        if time.monotonic() - self._reported < REPORT_EVERY_S:
+    def report(self, *, at_once: bool = False) -> None:
+        """Set the gauges to what the run's files say, if Ray is running. at_once: though it was done a moment ago."""
+        if not at_once and time.monotonic() - self._reported < REPORT_EVERY_S:
             return
         self._reported = time.monotonic()
         for event in self._events.read_new():

@@ -161,6 +161,24 @@ def test_what_is_pinned_is_what_a_step_stores() -> None:
     assert stored == Counter(wanted)
 
 
+def test_memory_that_grows_as_it_is_used_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of 40 MiB that shows 8 at first, and one that has no more than it shows."""
+    mib = 1 << 20
+    monkeypatch.setattr(hour_pinned, "_STEP_BYTES", 4 * mib)
+    monkeypatch.setattr(hour_pinned, "_LEAST_BYTES", 1 * mib)
+    monkeypatch.setattr(hour_pinned, "_GROWS_WITHIN_S", 0.2)
+    made: list[torch.Tensor] = []
+    plain = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: made.append(plain(*a, **k)) or made[-1])
+    hour_pinned.use_until(30 * mib, lambda: min(40, 8 + 4 * len(made)) * mib - 4 * mib * len(made))
+    assert len(made) == 6
+    made.clear()
+    hour_pinned.use_until(30 * mib, lambda: 12 * mib - 4 * mib * len(made))
+    assert len(made) == 2
+    hour_pinned.use_until(30 * mib, lambda: 30 * mib)
+    assert len(made) == 2
+
+
 def test_floors_are_those_of_the_7b() -> None:
     tokens = {frames: HOUR.tokens(frames) for frames in HOUR.frames}
     assert [tokens[n] for n in (1024, 3600, 8192)] == [153_088, 538_200, 1_224_704]

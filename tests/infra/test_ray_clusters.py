@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import gzip
 import json
+import re
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -203,6 +205,28 @@ def test_a_worker_drains_within_the_notice_of_its_cloud(path: Path, notice_s: in
     assert words[words.index(script) + 1] == {AWS: "aws", GOOGLE: "gcp"}[path]
 
 
+def _make_documented_roles(iam: Any) -> None:
+    """The `aws iam …` commands of docs/operate.md, as the client's methods."""
+    text = (ROOT / "docs" / "operate.md").read_text(encoding="utf-8")
+    values = dict(re.findall(r"^([A-Z]+)='(\{.+\})'$", text, flags=re.MULTILINE))
+    commands = re.findall(r"^aws iam (.+)$", text, flags=re.MULTILINE)
+    assert len(commands) == 10
+    for command in commands:
+        action, *words = shlex.split(command, comments=True)
+        pairs = zip(words[::2], words[1::2], strict=True)
+        arguments = {option[2:].title().replace("-", ""): value for option, value in pairs}
+        arguments = {option: values.get(value.removeprefix("$"), value) for option, value in arguments.items()}
+        getattr(iam, action.replace("-", "_"))(**arguments)
+
+
+@pytest.mark.parametrize("path", CLOUDS, ids=lambda path: path.name)
+def test_workers_have_a_role_that_reads_the_bucket(path: Path) -> None:
+    """Ray gives one to the head alone."""
+    key = "IamInstanceProfile" if path == AWS else "serviceAccounts"
+    for name, node in _load(path)["available_node_types"].items():
+        assert key in node["node_config"] or (path == GOOGLE and name == "head"), name
+
+
 @pytest.mark.slow
 def test_ray_launches_spot_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The steps of `ray up` against AWS as moto plays it: roles, key, network, and the machine of the training pool."""
@@ -220,6 +244,7 @@ def test_ray_launches_spot_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     # Ray waits twice 15 s for AWS to know a new role everywhere.
     monkeypatch.setattr(aws_config.time, "sleep", lambda seconds: None)
     with mock_aws(config={"iam": {"load_aws_managed_policies": True}}):
+        _make_documented_roles(boto3.client("iam"))
         cluster = AWSNodeProvider.bootstrap_config(prepare_config(_load(AWS)))
         cluster = AWSNodeProvider.fillout_available_node_types_resources(cluster)
         provider = AWSNodeProvider(cluster["provider"], cluster["cluster_name"])
@@ -235,5 +260,7 @@ def test_ray_launches_spot_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     machines = {item["InstanceType"]: item for group in found for item in group["Instances"]}
     assert machines["p4d.24xlarge"]["InstanceLifecycle"] == "spot"
     assert "InstanceLifecycle" not in machines["c6i.8xlarge"]
+    profiles = {name: item["IamInstanceProfile"]["Arn"].rpartition("/")[2] for name, item in machines.items()}
+    assert set(profiles.values()) == {"vamba-worker"}, "without a role a worker finds no keys for s3://"
     assert all(item["MetadataOptions"]["HttpTokens"] == "required" for item in machines.values())
     assert cluster["available_node_types"]["train"]["resources"]["accelerator_type:A100"] == 1

@@ -19,6 +19,18 @@ ADDRESSES = (
     "https://account.blob/x.mp4?sv=1&sig=pa55word&se=2",
     "https://host/x.mp4?a=b&token=pa55word",
     "https://host/x?access_token=pa55word#part",
+    # Nobody escapes what the key of a store is full of.
+    "s3://AKIAKEY:abc/pa55word+x@bucket/prefix",
+    "postgresql://vamba:1a/pa55word@db/mlflow",
+    "https://user:a#pa55word@host/x",
+    "https://user:a?pa55word@host/x",
+    "git+https://pa55word@host/team/project@v1.0",
+    "https://host/x?hdnts=exp~hmac=pa55word",
+    "https://host/x?sign=pa55word",
+    "https://host/x?X-Auth-Token=pa55word",
+    "https://host/x?subscription-key=pa55word",
+    "simplecache::https://user:pa55word@host/x.mp4",
+    "zip://a.mp4::https://user:pa55word@host/x.zip",
 )
 
 
@@ -48,20 +60,44 @@ def test_a_request_target_without_its_host_is_recognised() -> None:
         "models:/toy@champion",
         "file:///data/user@host/a.mp4",
         "http://127.0.0.1:5000",
+        "http://127.0.0.1:9000/videos/a@b.mp4",
+        "http://[::1]:9000/videos/a@b.mp4?page=2",
+        "https://web.archive.org/web/2020/https://host/a@b",
+        "num_tokens=4 of https://host/x?num_tokens=4",
     ],
 )
 def test_the_rest_stays_as_it_is(text: str) -> None:
     assert redacted_text(text) == text
 
 
-@pytest.mark.parametrize("address", ["sqlite:////data/mlflow.db", "s3://bucket/a/b", "http://127.0.0.1:5000", "/a?b#c"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "sqlite:////data/mlflow.db",
+        "s3://bucket/a/b",
+        "http://127.0.0.1:5000",
+        "/a?b#c",
+        "http://h:1/a@b",
+        "a://b/1://c",
+    ],
+)
 def test_an_address_without_secrets_stays_as_it_is(address: str) -> None:
     assert redacted(address) == address
 
 
 @pytest.mark.parametrize(
     "name",
-    ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "MLFLOW_TRACKING_PASSWORD", "VAMBA_WEBHOOK_SECRET"],
+    [
+        *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "MLFLOW_TRACKING_PASSWORD", "VAMBA_WEBHOOK_SECRET"),
+        *(
+            "PGPASSWORD",
+            "AZURE_STORAGE_KEY",
+            "AZURE_STORAGE_CONNECTION_STRING",
+            "REDISCLI_AUTH",
+            "MYSQL_PWD",
+            "DB_PASS",
+        ),
+    ],
 )
 def test_values_of_secret_variables_are_taken_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "wJalrXUtnFEMI/K7MDENG")
@@ -70,6 +106,19 @@ def test_values_of_secret_variables_are_taken_out(name: str, monkeypatch: pytest
     )
     assert "wJalr" not in str(values)
     assert values["a"][1] == 1 and values["d"] is None
+
+
+def test_a_password_is_taken_out_where_it_stands_without_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://vamba:pa55%2Fword-x@db/mlflow")
+    for said in ("password=pa55/word-x host=db", "tried pa55%2Fword-x"):
+        assert "word-x" not in redacted_text(said)
+
+
+def test_variables_that_hold_no_secret_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PWD", "OLDPWD", "GIT_ASKPASS", "RAY_AUTH_MODE", "TOKENIZERS_PARALLELISM", "SSH_AUTH_SOCK", "KEYMAP"):
+        monkeypatch.setenv(name, "/data/a-usual-value")
+    monkeypatch.setenv("ENDPOINT", "http://127.0.0.1:9000/a@b")
+    assert redacted_text("in /data/a-usual-value") == "in /data/a-usual-value"
 
 
 @pytest.mark.parametrize("address", [address for address in ADDRESSES if not address.startswith("postgres")])

@@ -21,7 +21,7 @@ WITH_SECRET = (
     f"https://user:{SECRET}@host/data",
     f"https://host/data?X-Amz-Credential=a&X-Amz-Signature={SECRET}",
     f"https://host/data?sig={SECRET}",
-    f"https://host/data?token={SECRET}",
+    f"s3://AKIAKEY:ab/{SECRET}@bucket/data",
 )
 TRACKING = (
     f"postgresql://vamba:{SECRET}@127.0.0.1:1/mlflow",
@@ -85,6 +85,8 @@ def test_an_address_that_would_be_stored_is_refused(
         ("report", "--data", address, "--out", tmp_path / "r.html"),
         ("export", address, tmp_path / "model"),
         ("ask", address, "What?", "--model", folder / "model"),
+        ("models", "ls", address),
+        ("data", "stats", folder / "data", address),
     ]
     for words in commands:
         result = vamba(*debug, *words)

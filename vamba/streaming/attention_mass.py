@@ -72,16 +72,17 @@ def answer_mass(
     everything = (Group(slice(0, len(ids)), 0, memory.num_tokens),)
     asking = slice(len(prompt_ids) - 1, None)
     shown = memory.open_pass(len(ids))
-    masses: list[Tensor] = []
+    mass_M = torch.zeros(())
 
     def read(layer: int, q_THD: Tensor) -> Tensor:
+        nonlocal mass_M
         out_THD, lse_TH = attend(q_THD, shown.parts(layer), everything)
-        masses.append(token_mass(q_THD[asking], lse_TH[asking], shown.parts(layer)))
+        mass_M = mass_M + token_mass(q_THD[asking], lse_TH[asking], shown.parts(layer))
         return out_THD.to(q_THD.dtype)
 
     for index, layer in enumerate(model.model.hybrid_layers):
         t_TD = layer.update_text(t_TD, rotary, attend_text, partial(read, index))
-    return torch.stack(masses).mean(0)
+    return mass_M / len(model.model.hybrid_layers)
 
 
 def pair_mass(mass_M: Tensor, media: Media) -> list[float]:

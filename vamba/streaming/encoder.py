@@ -6,14 +6,16 @@
 
 `finish` may be called at any time and changes nothing: frames can be added afterwards, here or (`after`) to a memory that was
 loaded from a file. Chunks are a multiple of the scan's own, so the result is that of one pass over the whole video; on a
-CPU in float32 bit for bit. For that the tail is never shorter than a chunk of the scan, if the video is not: products of one
-to three rows round differently from products of many.
+CPU in float32 bit for bit. For that neither chunks nor the tail are shorter than a chunk of the scan and `_LEAST_ROWS`, if
+the video is not, and the tower's last few pairs run with some of them repeated: products of few rows round differently from
+products of many.
 
 Shapes: P patches, C values per patch, M video tokens, D width.
 """  # noqa: E501
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -31,6 +33,9 @@ from vamba.streaming.placement import BLOCK_TOKENS, CHUNK_TOKENS, Placement
 
 if TYPE_CHECKING:
     from vamba.model.vamba import PackedVamba
+
+_LEAST_ROWS = 16
+"""Of a matrix product on two threads of a CPU: below 4, and at most sizes below 12, it rounds as no larger one does."""
 
 
 class Builder(Protocol):
@@ -57,13 +62,14 @@ class VideoEncoder:
     ) -> None:
         """after: go on where this memory ends, with its placement and sizes; it stays as it is.
 
-        chunk_tokens: video tokens that go through the layers at once, rounded up to whole chunks of the scan.
+        chunk_tokens: video tokens that go through the layers at once; rounded up to 16 and to whole chunks of the scan.
         block_tokens: of a part of what is kept, rounded up to whole chunks.
         """
         config = model.architecture
         self._tower, self._device = model.visual, model.model.embed_tokens.weight.device
-        self._chunk_tokens = aligned(chunk_tokens, config.mixer.chunk_size) if after is None else after.chunk_tokens
-        self._least_tail = config.mixer.chunk_size
+        wanted = max(chunk_tokens, _LEAST_ROWS)
+        self._chunk_tokens = aligned(wanted, config.mixer.chunk_size) if after is None else after.chunk_tokens
+        self._least_tail = max(config.mixer.chunk_size, _LEAST_ROWS)
         self._builder: Builder
         if after is None:
             block_tokens = aligned(block_tokens, self._chunk_tokens)
@@ -113,27 +119,32 @@ class VideoEncoder:
             self._run_tower()
             rows, room = rows[room:], run_rows
         if len(rows):
-            self._waiting.append(rows)
+            self._waiting.append(rows.clone())  # the caller may put the next frames in the same memory
 
     @torch.no_grad()
     def finish(self) -> VideoMemory:
         """The memory of all that was added so far. ValueError when that is nothing."""
         if not self._media.grids:
             raise ValueError("the video has no frames: nothing to encode")
-        self._run_tower()
+        self._run_tower(is_whole=self.num_tokens < _LEAST_ROWS)
         tail_MD = torch.cat(self._tokens)
         self._tokens = [tail_MD]
         return self._builder.memory(tail_MD, self._media, tuple(self._times_ns))
 
-    def _run_tower(self) -> None:
-        """The patches that wait become tokens, and those whole chunks."""
+    def _run_tower(self, *, is_whole: bool = False) -> None:
+        """The patches that wait become tokens, and those whole chunks. is_whole: they are all of a very short video."""
         if not self._waiting:
             return
         patches_PC = (self._waiting[0] if len(self._waiting) == 1 else torch.cat(self._waiting)).to(self._device)
         self._waiting = []
         _, height, width = self._media.grids[-1]
-        layout = tower_layout([(len(patches_PC) // (height * width), height, width)], merge_size=self._media.merge_size)
-        self._tokens.append(self._tower(patches_PC, to_device(layout, self._device)))
+        rows, per_pair = height * width, self._media.tokens_per_pair(height, width)
+        pairs = len(patches_PC) // rows
+        missing = 0 if is_whole else max(0, math.ceil(_LEAST_ROWS / per_pair) - pairs)
+        if missing:
+            patches_PC = torch.cat([patches_PC, patches_PC[-rows:].repeat(missing, 1)])
+        layout = tower_layout([(pairs + missing, height, width)], merge_size=self._media.merge_size)
+        self._tokens.append(self._tower(patches_PC, to_device(layout, self._device))[: pairs * per_pair])
         num_chunks = (sum(map(len, self._tokens)) - self._least_tail) // self._chunk_tokens
         if num_chunks > 0:
             tokens_MD = torch.cat(self._tokens)

@@ -91,6 +91,8 @@ def read_metadata(path: Path) -> tuple[Mapping[str, str], Mapping[str, str] | No
         length = int.from_bytes(file.read(LENGTH_BYTES), "little")
         header = json.loads(file.read(length))
     metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict):
+        raise ValueError(f"{path} is damaged or no safetensors file: its metadata are no names and values")
     seal = metadata.pop("seal", None)
     if seal is None or seal != _seal(header, metadata):
         return metadata, None

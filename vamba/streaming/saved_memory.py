@@ -79,20 +79,25 @@ def notes_of(path: Path) -> Mapping[str, Any]:
     return notes
 
 
-def load(path: Path, model: PackedVamba, wish: Wish | None = None, room: Room | None = None) -> SavedMemory:
+def load(
+    path: Path, model: PackedVamba, wish: Wish | None = None, room: Room | None = None, *, more_pairs: int = 0
+) -> SavedMemory:
     """A saved memory for the model that made it.
 
-    wish: where it is to lie; its order and fp8 are the file's. room: what is free, by default measured. ValueError naming
-    what is wrong with the file, or that another model made it.
+    wish: where it is to lie; its order and fp8 are the file's. room: what is free, by default measured. more_pairs: frame
+    pairs that will follow, for which there is to be room too. ValueError naming what is wrong with the file, or that another
+    model made it.
     """  # noqa: E501
     facts, digests = _facts(path)
     device = model.model.embed_tokens.weight.device
     _check_model(path, facts, model)
     media = Media(merge_size=facts["merge_size"], grids=tuple((t, h, w) for t, h, w in facts["grids"]))
     wish = replace(wish or Wish(), order=facts["order"], fp8=facts["fp8"])
-    sizes = sizes_of(model.architecture, media.num_tokens, DTYPES[facts["dtype"]], fp8=facts["fp8"])
-    # Read in place, it takes no space on disk.
+    num_tokens = media.num_tokens + more_pairs * media.tokens_per_pair(*media.grids[-1][1:])
+    sizes = sizes_of(model.architecture, num_tokens, DTYPES[facts["dtype"]], fp8=facts["fp8"])
     placement = choose(sizes, replace(room or free_room(device, wish.directory), disk=1 << 62), wish)
+    if placement.kv == "disk":
+        placement = replace(placement, reason=f"read from {path}, where it takes no more space")
     with _Reader(path, digests, device) as reader:
         memory = _memory(reader, facts, media, placement, model)
         reader.check_all()
@@ -236,11 +241,12 @@ def _facts(path: Path) -> tuple[Mapping[str, Any], Mapping[str, str]]:
 
 
 def _check_model(path: Path, facts: Mapping[str, Any], model: PackedVamba) -> None:
-    dtype = _name_of(model.model.hybrid_layers[0].cross_attn.k_proj.weight.dtype)
-    if facts["dtype"] != dtype:
+    types = (DTYPES[facts["dtype"]], model.model.hybrid_layers[0].cross_attn.k_proj.weight.dtype)
+    if types[0] != types[1]:
+        encoded, loaded = (str(dtype).removeprefix("torch.") for dtype in types)
         raise ValueError(
-            f"{path} was encoded in {facts['dtype']}, and the model is loaded in {dtype}; load the model in "
-            f"{facts['dtype']}, or encode the video again"
+            f"{path} was encoded in {encoded}, and the model is loaded in {loaded}; load the model in {encoded} "
+            f"(dtype={encoded}), or encode the video again"
         )
     mine = video_side_digest(model)
     if facts["model"] != mine:

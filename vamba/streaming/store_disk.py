@@ -118,8 +118,8 @@ class DiskStore:
             self._writing.popleft().result()
 
     def _moved(self, coming: Future[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        self._settle(0)  # first, so that what could not be written is told as that, and not as missing at the read
         tensors = coming.result()
-        self._settle(0)  # the thread is one: what was to be written before is written
         return tuple(tensor.to(self._device) for tensor in tensors)
 
     def _write_all(self, held: list[tuple[Region, Tensor]]) -> None:

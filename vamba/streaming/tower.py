@@ -7,7 +7,8 @@
     blocks as well          nothing                             the frame pairs of the chunk, block by block
 
 A pair that lies in two chunks runs once where nothing but tokens is kept, and in both where it has gradients: each chunk
-takes those of its own tokens.
+takes those of its own tokens. It also runs in both where the tower draws random numbers (dropout of adapters): those are the
+chunk's own, and are drawn again with it.
 
 Shapes: M video tokens, D width, S values kept per token, P patches, E the blocks' width.
 """  # noqa: E501
@@ -17,7 +18,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vamba.data.batch import to_device, tower_layout
 from vamba.streaming.chunks import Chunk, Frames, covering
@@ -42,6 +43,7 @@ class TowerPass:
         below = (*tower.blocks.parameters(), *tower.patch_embed.parameters())
         self._trains_blocks = any(p.requires_grad for p in below)
         self._keeps_tokens = self._trains_blocks or not self._trains_merger
+        self._draws = any(isinstance(m, nn.Dropout) and m.p > 0 and m.training for m in tower.modules())
         self._tail: _Tail | None = None
 
     def forward(self, chunk: Chunk, *, keep: bool) -> Tensor:
@@ -73,7 +75,7 @@ class TowerPass:
             if self._keeps_tokens:
                 made_MS = self._merged(made_MS)
             end = len(made_MS) - frames.trail
-            if frames.trail:
+            if frames.trail and not self._draws:
                 self._tail = _Tail(chunk.stop, made_MS[end:].clone())
             parts.append(made_MS[frames.lead : end])
         return parts[0].clone() if len(parts) == 1 else torch.cat(parts)

@@ -61,7 +61,7 @@ def _question(folder: Path, uid: str, row: Row) -> BenchmarkQuestion:
         clip=Clip(path=str(find_video([folder / place for place in _FOLDERS], uid))),
         question=row.text("question"),
         options=tuple(row.text("mcq_test").split("\n")),
-        answer=row.letter("correct_answer_label") if row.has("correct_answer_label") else "",
+        answer=row.letter("correct_answer_label") if row.says("correct_answer_label") else "",
         groups={"category": (task,), "task_group": (task.partition("/")[0],)},
         published=row.values,
     )

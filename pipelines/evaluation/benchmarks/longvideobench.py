@@ -26,7 +26,7 @@ def read_longvideobench(folder: Path) -> Benchmark:
 
 def _question(folder: Path, row: Row) -> BenchmarkQuestion:
     name, options = row.text("video_path"), _options(row)
-    is_secret = not row.has("correct_choice") or row.whole("correct_choice") == -1
+    is_secret = not row.says("correct_choice") or row.whole("correct_choice") == -1
     groups = {"category": (row.text("question_category"),)}
     groups |= {field: (row.text(field),) for field in ("duration_group", "topic_category") if row.has(field)}
     return BenchmarkQuestion(
@@ -43,8 +43,8 @@ def _question(folder: Path, row: Row) -> BenchmarkQuestion:
 
 def _options(row: Row) -> tuple[str, ...]:
     if row.has("candidates"):
-        return row.texts("candidates")
+        return row.listed("candidates")
     named = [row.text(f"option{index}") for index in range(5) if row.has(f"option{index}")]
     if not named:
-        return row.texts("candidates")
+        return row.listed("candidates")
     return tuple(option for option in named if option != "N/A")

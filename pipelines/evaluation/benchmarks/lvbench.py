@@ -47,7 +47,7 @@ def _question(folder: Path, row: Row) -> BenchmarkQuestion:
         video=name,
         clip=Clip(path=str(path)),
         question=row.text("question"),
-        options=row.texts("options") if row.values.get("options") else (),
+        options=row.listed("options") if row.values.get("options") else (),
         answer=row.letter("answer"),
         time=row.text("time_reference") if row.has("time_reference") else "",
         groups={"category": row.texts("question_type") if row.values.get("question_type") else ("untyped",)},

@@ -27,7 +27,7 @@ def read_mlvu(folder: Path, annotations: str = "json", parts: tuple[str, ...] = 
 
 
 def _question(folder: Path, part: str, row: Row) -> BenchmarkQuestion:
-    options, name = row.texts("candidates"), row.text("video")
+    options, name = row.listed("candidates"), row.text("video")
     folders = [folder / "video" / part, folder / "video", folder / "videos" / part, folder / "videos", folder]
     task = part.partition("_")[2]
     return BenchmarkQuestion(

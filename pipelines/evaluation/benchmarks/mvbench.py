@@ -13,8 +13,7 @@ from pathlib import Path
 
 from pipelines.evaluation.benchmarks.question import Benchmark, BenchmarkQuestion, Clip
 from pipelines.evaluation.benchmarks.rows import Row, digest_of_files, find_files, read_rows
-from pipelines.evaluation.benchmarks.videos import find_video
-from pipelines.inside import is_inside
+from pipelines.evaluation.benchmarks.videos import check_name, find_video
 
 _ANNOTATIONS = ("json/*.json", "*.json")
 _SOURCE = "https://huggingface.co/datasets/OpenGVLab/MVBench"
@@ -68,7 +67,7 @@ def read_mvbench(folder: Path) -> Benchmark:
 
 
 def _question(folder: Path, task: str, row: Row) -> BenchmarkQuestion:
-    options, name = row.texts("candidates"), row.text("video")
+    options, name = row.listed("candidates"), row.text("video")
     clip = _clip(folder, _TASKS[task], row, name)
     return BenchmarkQuestion(
         id=f"{task}/{row.place.partition(' ')[2]}",
@@ -84,8 +83,7 @@ def _question(folder: Path, task: str, row: Row) -> BenchmarkQuestion:
 def _clip(folder: Path, task: _Task, row: Row, name: str) -> Clip:
     start_s, end_s = (row.seconds("start"), row.seconds("end")) if task.cut else (None, None)
     if task.pictures:
-        if not is_inside(name):
-            raise row.error(f"the folder of pictures {name[:200]!r} would lie outside of the benchmark's")
+        check_name(name)
         whole = next((place / name for place in _places(folder, task.folder) if (place / name).is_dir()), None)
         first = whole or next(_places(folder, task.folder)) / name
         clip = Clip(path=str(first), pictures_per_s=_PICTURES_PER_S, start_s=start_s, end_s=end_s)

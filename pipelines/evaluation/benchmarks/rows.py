@@ -12,11 +12,12 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 _ENCODING = "utf-8-sig"  # UTF-8, with or without the mark that some programs put before it
+_HALVES = re.compile(r"[\ud800-\udfff]")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -37,11 +38,15 @@ class Row:
         value = self.values.get(name)
         return value is not None and value == value
 
+    def says(self, name: str) -> bool:
+        """Whether the field is there and not blank."""
+        return self.has(name) and str(self.values[name]).strip() != ""
+
     def text(self, name: str) -> str:
         """A field as text. Raises AnnotationError where it is missing, or a list."""
         value = self._value(name)
         if isinstance(value, str | int | float) and not isinstance(value, bool):
-            return str(value)
+            return _encodable(str(value))
         raise self.error(f"the field `{name}` is {_kind(value)}, and text was expected")
 
     def texts(self, name: str) -> tuple[str, ...]:
@@ -49,12 +54,25 @@ class Row:
         value = self._value(name)
         items = [value] if isinstance(value, str) else value
         if isinstance(items, Sequence) and items and all(isinstance(item, str | int | float) for item in items):
-            return tuple(str(item) for item in items)
+            return tuple(_encodable(str(item)) for item in items)
         raise self.error(f"the field `{name}` is {_kind(value)}, and a list of texts was expected")
 
+    def listed(self, name: str) -> tuple[str, ...]:
+        """A field as several texts; a table without lists may hold them as a JSON list."""
+        value = self._value(name)
+        if not isinstance(value, str):
+            return self.texts(name)
+        try:
+            items = json.loads(value)
+        except ValueError:
+            items = None
+        if isinstance(items, list):
+            return replace(self, values={**self.values, name: items}).texts(name)
+        raise self.error(f"the field `{name}` is {value!r}, and a list was expected (in a CSV file as JSON)")
+
     def seconds(self, name: str) -> float | None:
-        """A field as a number of seconds, None where it is missing."""
-        if not self.has(name):
+        """A field as a number of seconds, None where it is missing, or empty as tables leave it."""
+        if not self.says(name):
             return None
         value = self.values[name]
         try:
@@ -191,11 +209,17 @@ def _parquet_rows(file: Path) -> list[Row]:
 
 
 def _csv_rows(file: Path) -> list[Row]:
-    rows = csv.DictReader(io.StringIO(_text(file), newline=""))
+    rows = []
     try:
-        return [row_of(file, f"row {number}", values) for number, values in enumerate(rows, start=1)]
+        for number, values in enumerate(csv.DictReader(io.StringIO(_text(file), newline="")), start=1):
+            named = {name: value for name, value in values.items() if name is not None}
+            row = row_of(file, f"row {number}", named)
+            if len(named) < len(values):
+                raise row.error(f"it has more fields than the {len(named)} of the first line")
+            rows.append(row)
     except csv.Error as error:
         raise AnnotationError(f"{file} can't be read as CSV: {error}. Download it again.") from error
+    return rows
 
 
 def _text(file: Path) -> str:
@@ -210,6 +234,11 @@ def row_of(file: Path, place: str, values: Any) -> Row:
     if not isinstance(values, Mapping):
         raise AnnotationError(f"{file}, {place} is {_kind(values)}, and an object with fields was expected.")
     return Row(file=file, place=place, values=values)
+
+
+def _encodable(text: str) -> str:
+    """Halves of characters, which JSON can hold and no file in UTF-8, as the sign of what is unknown."""
+    return _HALVES.sub("\ufffd", text)
 
 
 def _kind(value: Any) -> str:

@@ -32,7 +32,7 @@ def _question(folder: Path, row: Row) -> BenchmarkQuestion:
         video=name,
         clip=Clip(path=str(find_video([folder / place for place in _FOLDERS], name))),
         question=row.text("question"),
-        options=row.texts("options"),
+        options=row.listed("options"),
         answer=row.letter("answer"),
         groups=groups,
     )

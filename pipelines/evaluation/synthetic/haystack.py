@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from pipelines.evaluation.synthetic.video_plan import Scene, VideoPlan
 
+_LEAST_EDGE = 32  # pixels
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Haystack(ABC):
@@ -35,9 +37,16 @@ class Haystack(ABC):
         return -(-self.card_s // self.align_s) * self.align_s
 
     def check(self) -> None:
-        """ValueError for a picture that can't be encoded."""
-        if self.width % 2 or self.height % 2:
-            raise ValueError(f"width x height = {self.width}x{self.height}: both must be even (4:2:0 video).")
+        """ValueError for what can't be drawn or encoded."""
+        if self.width % 2 or self.height % 2 or min(self.width, self.height) < _LEAST_EDGE:
+            raise ValueError(
+                f"width x height = {self.width}x{self.height}: both must be even (4:2:0) and at least {_LEAST_EDGE}."
+            )
+        for name, least in (("fps", 1), ("card_s", 1), ("align_s", 1), ("min_scene_s", 1), ("num_textures", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}, but it must be at least {least}.")
+        if self.max_scene_s < self.min_scene_s:
+            raise ValueError(f"max_scene_s is {self.max_scene_s}, but min_scene_s is {self.min_scene_s}.")
 
     @abstractmethod
     def plan(self) -> list[VideoPlan]:

@@ -6,8 +6,11 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,12 +18,17 @@ import pytest
 from jobs.submission.jobs_api import dashboard_of
 from jobs.submission.ray_cluster import RayCluster
 from jobs.submission.sent_files import EXCLUDES, sent_files
+from pipelines.storage import vamba_home
 from tests.architecture.sources import ROOT
 from tests.jobs.submission.cases import GPUS, WORDS, plan
 from tests.jobs.submission.dashboard import Dashboard, serving
 
 URL = "http://127.0.0.1:8265"
 LARGE = {"CPU": 64.0, "GPU": 8.0}
+
+
+class _LostError(Exception):
+    """As aiohttp has some of its own."""
 
 
 @pytest.fixture
@@ -51,6 +59,24 @@ def test_the_whole_source_is_sent_and_what_lies_beside_it_is_not(tmp_path: Path)
     assert tuple(sent.sizes) == files and sent.size_bytes == 5 * len(files)
     assert sent.by_top() == {"jobs/": (1, 5), "mine.yaml": (1, 5), "pipelines/": (1, 5), "vamba/": (1, 5)}
     assert "/data" in EXCLUDES and "data" not in EXCLUDES
+
+
+def test_secrets_that_lie_beside_the_source_stay_there(tmp_path: Path) -> None:
+    """What is listed is what Ray packs: links to folders, and none of the files that hold secrets."""
+    from ray._private.runtime_env.packaging import create_package
+
+    secret = (".env", ".env.local", "infra/docker/compose.env", "infra/mlflow/auth.ini", "jobs/id.pem", "tls.key")
+    files = ("jobs/__main__.py", "my/own.yaml", "infra/docker/compose.env.example", "jobs/environment.py")
+    tree = _tree(tmp_path / "tree", *files, *secret)
+    (tree / ".gitignore").write_text("my/\n")
+    _tree(tmp_path / "elsewhere", "a.yaml")
+    (tree / "linked").symlink_to(tmp_path / "elsewhere")
+    sent = sent_files(tree)
+    assert set(sent.sizes) == {*files, "linked/a.yaml", ".gitignore"}
+    package = tmp_path / "package.zip"
+    create_package(str(tree), package, include_gitignore=False, excludes=list(EXCLUDES))
+    with zipfile.ZipFile(package) as packed:
+        assert {name for name in packed.namelist() if not name.endswith("/")} == set(sent.sizes)
 
 
 @pytest.mark.parametrize("verb", WORDS)
@@ -164,6 +190,59 @@ def test_state_and_end_of_a_job(serve: Callable[..., Dashboard]) -> None:
     assert cluster.status("job_1")["exit code"] == "75"
     with pytest.raises(ValueError, match="knows no job of that name"):
         cluster.status("job_2")
+
+
+class _Log:
+    """A client whose log ends, with the states that the cluster then tells."""
+
+    def __init__(self, *states: str, error: Exception | None = None) -> None:
+        self._states, self._error = list(states), error
+
+    async def tail_job_logs(self, identity: str) -> AsyncIterator[str]:
+        yield "step 1\n"
+        if self._error is not None:
+            raise self._error
+
+    def get_job_info(self, identity: str) -> Any:
+        from ray.job_submission import JobStatus
+
+        status = JobStatus(self._states.pop(0) if len(self._states) > 1 else self._states[0])
+        return SimpleNamespace(status=status, driver_exit_code=3 if status is JobStatus.FAILED else None, message="")
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("closed with 1006"), _LostError("no handshake")])
+def test_a_log_that_breaks_off_is_no_end_of_the_job(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> None:
+    monkeypatch.setattr("jobs.submission.ray_cluster._STATE_PATIENCE_S", 0.2)
+    monkeypatch.setattr("jobs.submission.ray_cluster._STATE_POLL_S", 0.01)
+    cluster = RayCluster(URL)
+    shown: list[str] = []
+
+    def follow(*states: str) -> int:
+        monkeypatch.setattr(cluster, "_client", lambda: nullcontext(_Log(*states, error=error)))
+        return cluster.follow("job_1", lambda text, **_: shown.append(text))
+
+    with pytest.raises(ConnectionError, match=r"goes on \(RUNNING\).*vamba jobs logs job_1 --to http://127.0.0.1:8265"):
+        follow("RUNNING")
+    assert follow("RUNNING", "RUNNING", "FAILED") == 3, "the machine took the log along; its loss was seen later"
+    assert follow("SUCCEEDED") == 0 and shown == ["step 1\n"] * 3
+
+
+def test_a_job_that_nobody_knows_has_no_log(serve: Callable[..., Dashboard]) -> None:
+    with pytest.raises(ValueError, match="knows no job of that name"):
+        RayCluster(serve(LARGE).url).follow("job_2", print)
+
+
+def test_a_run_is_not_kept_in_a_folder_that_ray_removes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_c7606777ff8655fb"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    monkeypatch.setenv("VAMBA_HOME", "/mnt/vamba")
+    assert vamba_home() == Path("/mnt/vamba")
+    monkeypatch.delenv("VAMBA_HOME")
+    with pytest.raises(ValueError, match="storage that every node mounts by --env VAMBA_HOME"):
+        vamba_home()
+    monkeypatch.chdir(tmp_path)
+    assert vamba_home() == tmp_path / ".vamba"
 
 
 @pytest.fixture

@@ -30,6 +30,9 @@ if "rayjob" in words and "get" in words:
 elif "pods" in words:
     print('{"items": [{"metadata": {"name": "head-pod"}}]}')
 elif "logs" in words:
+    if (here / "pulling").exists():
+        (here / "pulling").unlink()
+        sys.exit("Error from server (BadRequest): container is waiting to start: ContainerCreating")
     print("step 1 loss 2.0", flush=True)
 elif "create" in words and (here / "forbidden").exists():
     sys.exit("Error from server (Forbidden): rayjobs.ray.io is forbidden")
@@ -49,6 +52,10 @@ class Cluster:
 
     def forbid(self) -> None:
         (self._folder / "forbidden").touch()
+
+    def pull_once(self) -> None:
+        """The first question for a log comes before its container has begun."""
+        (self._folder / "pulling").touch()
 
     def calls(self) -> list[tuple[list[str], str]]:
         lines = (self._folder / "calls").read_text().splitlines()
@@ -117,13 +124,23 @@ def test_the_log_is_followed_to_the_exit_code(
     assert "waits for its queue" in shown and shown.count("step 1 loss 2.0") == 2, "of both tries"
 
 
+def test_a_log_that_has_not_begun_is_asked_for_again(cluster: Cluster, capfd: pytest.CaptureFixture[str]) -> None:
+    cluster.pull_once()
+    cluster.has(_job("Running"), _job("Running"), _job("Running"), _job("Complete", jobStatus="SUCCEEDED"))
+    assert Kubernetes("vamba").follow(NAME, print) == 0
+    assert capfd.readouterr().out.count("step 1 loss 2.0") == 1
+
+
 def test_stopping_lets_the_driver_save(cluster: Cluster) -> None:
     cluster.has(_job("Running"))
     assert "save and end" in Kubernetes("vamba").stop(NAME)
     words, _ = cluster.calls()[-1]
     assert words[:8] == ["exec", "head-pod", "-c", "ray-head", "--", "ray", "job", "stop"] and words[-1] == "job-1"
     cluster.has(_job("Suspended"))
-    assert "had not begun" in Kubernetes("vamba").stop(NAME) and cluster.calls()[-1][0][:2] == ["delete", "rayjob"]
+    assert "was not running (suspended" in Kubernetes("vamba").stop(NAME) and cluster.calls()[-1][0][:2] == [
+        "delete",
+        "rayjob",
+    ]
     cluster.has(_job("Complete"))
     assert "ended already" in Kubernetes("vamba").stop(NAME)
 

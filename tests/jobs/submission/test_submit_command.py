@@ -80,6 +80,65 @@ def test_no_secret_is_shown_or_sent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
+    "option",
+    [
+        "LINK=https://host/x?X-Amz-Signature=planted-7f3a",
+        "STORE=s3://AKIAKEY:ab/planted-7f3a@bucket",
+        "PGPASSWORD=planted-7f3a",
+        "PLAIN=planted-7f3a",
+    ],
+)
+@pytest.mark.parametrize("to", [URL, "sky", "kuberay"])
+def test_a_secret_is_no_variable_of_a_job(option: str, to: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "planted-7f3a")
+    refused = vamba("submit", "train", *WORDS["train"], "--env", option, "--to", to, "--dry-run")
+    assert refused.exit_code == 2 and "planted-7f3a" not in refused.output, refused.output
+    allowed = vamba(
+        "submit", "train", *WORDS["train"], "--env", "TOKENIZERS_PARALLELISM=false", "--to", to, "--dry-run"
+    )
+    assert allowed.exit_code == 0, allowed.output
+
+
+@pytest.mark.parametrize("to", [URL, "sky", "kuberay"])
+def test_a_secret_is_no_word_of_a_job(to: str, tmp_path: Path) -> None:
+    words = ("--notify", "https://user:planted-7f3a@hooks.example.com/x")
+    refused = vamba("submit", "promote", "--to", to, "--dry-run", "--", *WORDS["promote"], *words)
+    assert refused.exit_code == 2 and "hold a credential" in refused.stderr
+    assert "planted-7f3a" not in refused.output
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("# was s3://AKIAKEY:planted-7f3a@bucket\nworkers: {num_workers: 1}\n")
+    refused = vamba("submit", "train", *WORDS["train"], "--config", mine, "--to", to, "--dry-run")
+    assert refused.exit_code == 2 and "holds a credential" in refused.stderr and "planted-7f3a" not in refused.output
+
+
+def test_the_password_of_a_dashboard_is_not_shown() -> None:
+    done = vamba("submit", "train", *WORDS["train"], "--to", "https://u:planted-7f3a@ray.example.com", "--dry-run")
+    assert done.exit_code == 0 and "planted-7f3a" not in done.output and "ray.example.com" in done.stdout
+
+
+def test_the_password_of_the_tracking_server_stays_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://u:planted-7f3a@mlflow.example.com/a")
+    submission = plan(URL)
+    assert submission.environment["MLFLOW_TRACKING_URI"] == "https://mlflow.example.com/a"
+    assert "MLFLOW_TRACKING_PASSWORD" in str(submission.secrets)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://u:planted-7f3a@db/mlflow")
+    with pytest.raises(ValueError, match="password of a database") as error:
+        plan(URL)
+    assert "planted-7f3a" not in str(error.value)
+    other = plan(URL, environment={"MLFLOW_TRACKING_URI": "http://mlflow:5000"})
+    assert other.environment["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
+
+
+@pytest.mark.parametrize("to", ["sky", "kuberay"])
+def test_a_value_of_several_lines_leaves_the_manifest_whole(to: str) -> None:
+    note = "first\nkind: Secret\n--- and more"
+    done = vamba("submit", "train", *WORDS["train"], "--to", to, "--env", f"NOTE={note}", "--dry-run")
+    assert done.exit_code == 0
+    expected = plan(to, environment={"NOTE": note}).documents
+    assert list(yaml.safe_load_all(done.stdout)) == list(expected)
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (("train", *GPUS, "--to", "kuberay", "--nodes", "2"), "needs 32 GPUs"),
@@ -134,6 +193,15 @@ def test_ctrl_c_detaches_and_says_how_to_come_back(monkeypatch: pytest.MonkeyPat
 def test_a_relative_path_is_pointed_out() -> None:
     done = vamba("submit", "ingest", "videos", "--out", "/mnt/data", "--dry-run")
     assert done.exit_code == 0 and "'videos' is a relative path" in done.stderr and "/mnt/data' is" not in done.stderr
+
+
+def test_where_runs_are_kept_is_pointed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VAMBA_HOME")
+    told = "VAMBA_HOME is not set here"
+    assert told in vamba("submit", "train", *WORDS["train"], "--dry-run").stderr
+    for words in (("train", *WORDS["train"], "--env", "VAMBA_HOME=/mnt/x"), ("ingest", *WORDS["ingest"])):
+        assert told not in vamba("submit", *words, "--dry-run").stderr
+    assert told not in vamba("submit", "train", *WORDS["train"], "--dry-run", "--to", "kuberay").stderr
 
 
 def test_jobs_of_skypilot_are_followed_by_its_own_commands() -> None:

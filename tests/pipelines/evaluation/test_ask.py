@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from jobs.cli.main import app
 from jobs.cli.progress_bar import bar_line
+from pipelines.evaluation import ask as asking
 from pipelines.evaluation import decoding
 from pipelines.evaluation.ahead import ahead
 from pipelines.evaluation.answering import Answerer
@@ -21,6 +22,7 @@ from pipelines.evaluation.decoding import UnreadableVideoError, decoded_pixels
 from tests.pipelines.evaluation.needle_data import write_model
 from tests.pipelines.ingest.media import make_video
 from vamba.streaming.placement import Wish
+from vamba.streaming.saved_memory import save
 
 QUESTIONS = ("What is shown?\nA. red\nB. green", "Who counts?")
 
@@ -157,6 +159,9 @@ def test_questions_of_a_file_and_mistakes(model: Path, video: Path, tmp_path: Pa
         (("--memory", memory, "Who?"), "damaged or no safetensors file"),
         (("--memory", tmp_path / "absent", "Who?"), "no file at"),
         ((video, "Who?", "--save", tmp_path / "no" / "m"), "its directory does not exist"),
+        ((video, "Who?", "--save", tmp_path), "that is a directory"),
+        ((video, "Who?", "--save", "/proc/m"), "its directory can't be written to"),
+        ((video, "Who?", "--memory", memory), "to go on with it, use --extend"),
         ((video, "Who?", "--kv", "tape"), "kv"),
     ):
         result = vamba("ask", *words, *common)
@@ -183,6 +188,54 @@ def test_why_draws_what_the_answers_looked_at(model: Path, video: Path, tmp_path
     assert again["looked"] == reply["looked"] and (tmp_path / "again.svg").stat().st_size > 10_000
     refused = vamba("ask", video, QUESTIONS[1], "--why", tmp_path / "why.txt", *common)
     assert refused.exit_code == 2 and "must end in one of" in refused.output
+
+
+def test_a_memory_that_was_saved_from_python_is_asked_and_gone_on_with(
+    model: Path, video: Path, tmp_path: Path
+) -> None:
+    """Without notes, or with others, and without times, as docs/ask.md shows it."""
+    answerer, frames = (
+        Answerer(model, device="cpu"),
+        np.random.default_rng(0).integers(0, 255, (6, 36, 64, 3), np.uint8),
+    )
+    plain, timed, longer = (tmp_path / f"{name}.safetensors" for name in ("plain", "timed", "longer"))
+    save(answerer.look([frames], 6), plain, answerer.model)
+    times_ns = [n * 10**9 for n in range(6)]
+    save(answerer.look([frames], 6, times_ns=times_ns), timed, answerer.model, notes={"video": 5, "fps": 1})
+    common = ("--model", model, "--set", "max_new_tokens=2", "--set", "num_processes=1", "--json")
+    for path, duration_s in ((plain, 0), (timed, 6)):
+        told = vamba("ask", path, "Who?", "--kv", "disk", *common)
+        assert told.exit_code == 0, told.output
+        reply = json.loads(told.stdout)
+        assert (reply["video"], reply["num_frames"], reply["duration_s"]) == (str(path), 6, duration_s)
+        assert f"read from {path}" in reply["placement"]
+        more = vamba("ask", video, "Who?", "--extend", path, "--save", longer, *common)
+        assert more.exit_code == 0, more.output
+        assert json.loads(more.stdout)["num_frames"] == 81
+    drawn = json.loads(vamba("ask", longer, "Who?", "--why", tmp_path / "why.png", *common).stdout)
+    assert drawn["looked"][0]["times_s"][:5] == [0, 2, 4, 6, 8]
+    refused = vamba("ask", plain, "Who?", "--why", tmp_path / "why.png", *common)
+    assert refused.exit_code == 2 and "when each frame is shown" in refused.output
+
+
+def test_frames_at_peaks_are_of_the_file_that_was_seen(
+    model: Path, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not of another one that has its name, there or where the command runs now."""
+    shown: list[int] = []
+    monkeypatch.setattr(asking, "write_picture", lambda looks, frames, path: shown.append(len(frames)))
+    (tmp_path / "there").mkdir()
+    seen, path = tmp_path / "seen.safetensors", tmp_path / "clip.mp4"
+    path.write_bytes(video.read_bytes())
+    common = ("--model", model, "--set", "max_new_tokens=2", "--set", "num_processes=1")
+    monkeypatch.chdir(tmp_path)
+    assert vamba("ask", "clip.mp4", "Who?", "--save", seen, *common).exit_code == 0
+    monkeypatch.chdir(tmp_path / "there")
+    make_video(tmp_path / "there" / "clip.mp4", seconds=75, fps=5)
+    assert vamba("ask", seen, "Who?", "--why", "why.png", *common).exit_code == 0
+    make_video(path, seconds=75, fps=5)
+    assert vamba("ask", seen, "Who?", "--why", "why.png", *common).exit_code == 0
+    assert shown[0] > 0 and shown[1] == 0
 
 
 def test_a_few_frames_are_those_of_the_whole(video: Path) -> None:

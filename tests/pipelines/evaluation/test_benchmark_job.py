@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,9 @@ import pytest
 from pipelines.evaluation import job
 from pipelines.evaluation.config import EvaluationConfig
 from pipelines.evaluation.job import run_evaluation
+from pipelines.evaluation.plan import plan_evaluation
 from pipelines.evaluation.protocols.catalogue import find_recipe
-from pipelines.evaluation.result import EvaluationResult, read_result
+from pipelines.evaluation.result import EvaluationResult, find_results, read_result
 from tests.pipelines.evaluation.benchmarks import folders
 from tests.pipelines.evaluation.needle_data import write_model
 from tests.pipelines.ingest.media import make_video
@@ -184,3 +187,55 @@ def test_batches_and_places_change_no_answer(model: Path, tmp_path: Path, change
 def test_an_evaluation_of_broken_videos_ends_with_no_coverage(model: Path, tmp_path: Path) -> None:
     result = evaluate(model, folders.lvbench(tmp_path / "data"), "lvbench", log_to_mlflow=True)
     assert result.coverage == 0.0 and len(result.broken) >= 2 and result.mlflow_run_id
+
+
+def test_a_broken_video_that_was_replaced_is_asked_about(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folders.lvbench(tmp_path / "data", real_video)
+    whole = (folder / "videos" / "abc.mp4").read_bytes()
+    (folder / "videos" / "abc.mp4").write_bytes(whole[:100])
+    first = evaluate(model, folder, "lvbench")
+    assert [video.video for video in first.broken] == ["abc"]
+    os.utime(folder / "videos" / "abc.mp4")
+    file = Path(first.directory) / "evaluation.json"
+    later = datetime.now(UTC) + timedelta(seconds=5)
+    file.write_text(file.read_text().replace(first.created_at, later.isoformat(timespec="seconds")))
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "Answerer", None)
+        assert evaluate(model, folder, "lvbench").broken == first.broken, "the same file is not tried again"
+    file.write_text(file.read_text().replace(later.isoformat(timespec="seconds"), first.created_at))
+    (folder / "videos" / "abc.mp4").write_bytes(whole)
+    monkeypatch.setattr("pipelines.evaluation.job._changed_since", lambda path, created_at: True)
+    assert evaluate(model, folder, "lvbench").coverage == 1.0
+
+
+def test_any_name_of_a_category_can_be_recorded(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.evaluation.tracking._BATCH", 7)
+    names = ["", "a//b", "(x)", "kind"]
+    rows = [
+        {"id": str(i), "video": "v.mp4", "question": "Q", "options": ["x", "y"], "answer": "B", "kind": name}
+        for i, name in enumerate(names)
+    ]
+    folders.write_lines(tmp_path / "q.jsonl", rows)
+    real_video(tmp_path / "v.mp4")
+    (tmp_path / "my.yaml").write_text(
+        "name: team/räume (neu)\nannotations: q.jsonl\nnum_frames: 2\nfields: {categories: kind}\n"
+    )
+    result = run_evaluation(
+        EvaluationConfig(
+            model=str(model), benchmark=str(tmp_path / "my.yaml"), shortest_edge=28, longest_edge=56, max_new_tokens=1
+        )
+    )
+    assert result.mlflow_run_id and len(result.by_category) == len(names)
+    assert find_results(model_digest=result.model_digest) == [result]
+
+
+def test_videos_are_named_absolutely(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replicas on a cluster have working directories of their own."""
+    folders.lvbench(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    plan = plan_evaluation(EvaluationConfig(model=str(model), benchmark="lvbench", data="data"))
+    assert {showing.source.source_uri for showing in plan.showings} == {
+        str(tmp_path / "data" / "videos" / name) for name in ("abc.mp4", "-def.mp4")
+    }

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.evaluation import job
+from pipelines.evaluation import claim, job
 from pipelines.evaluation.config import EvaluationConfig
 from pipelines.evaluation.job import run_evaluation
 from pipelines.evaluation.plan import plan_evaluation
-from pipelines.evaluation.result import read_result
+from pipelines.evaluation.result import ResultFormatError, find_results, read_result
 from tests.pipelines.evaluation.needle_data import make_sample, write_dataset, write_model
 from vamba.ops.backends import Backends, BackendUnavailable
 
@@ -121,6 +121,11 @@ def test_subsets_are_marked(model: Path, data: Path) -> None:
     assert result.subset and result.num_questions == 4
 
 
+def test_a_category_that_is_none_is_named(model: Path, data: Path) -> None:
+    with pytest.raises(ValueError, match="no question in color; there are colour, shape"):
+        run_evaluation(config(model, data, categories=("shape", "color")))
+
+
 def test_a_split_without_questions_is_an_error_that_counts_samples(model: Path, data: Path) -> None:
     with pytest.raises(ValueError, match="train 1"):
         run_evaluation(config(model, data, split="validation"))
@@ -132,3 +137,54 @@ def test_ray_replicas_give_the_same_answers(model: Path, data: Path) -> None:
     alone = run_evaluation(config(model, data, name="alone"))
     together = run_evaluation(config(model, data, name="together", num_replicas=2))
     assert (together.overall, together.by_length) == (alone.overall, alone.by_length)
+
+
+def test_of_two_at_once_one_answers_and_the_other_is_told(
+    model: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both would write their answers down, and every question would count twice."""
+    monkeypatch.setattr(claim, "_PATIENCE_S", 0.0)
+    original, told = job.show, []
+
+    def meets_another(answerer, settings, showing):  # type: ignore[no-untyped-def]
+        if not told:
+            with pytest.raises(
+                claim.EvaluationBusyError, match="Another process works at the evaluation 'both'"
+            ) as told_:
+                run_evaluation(config(model, data, name="both"))
+            told.append(told_)
+        return original(answerer, settings, showing)
+
+    monkeypatch.setattr(job, "show", meets_another)
+    assert run_evaluation(config(model, data, name="both")).coverage == 1.0
+    assert told and run_evaluation(config(model, data, name="both")).coverage == 1.0
+
+
+def test_a_result_that_cant_be_read_is_made_anew_of_the_answers(
+    model: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run_evaluation(config(model, data))
+    file = Path(first.directory) / "evaluation.json"
+    file.write_text(file.read_text()[:200])
+    with pytest.raises(ResultFormatError, match=r"evaluation.json can't be read"):
+        read_result(file)
+    assert find_results(model_digest=first.model_digest) == []
+    monkeypatch.setattr(job, "Answerer", None)
+    again = run_evaluation(config(model, data))
+    assert (again.overall, again.by_category, again.coverage) == (first.overall, first.by_category, 1.0)
+
+
+def test_a_result_that_was_moved_says_where_it_is(model: Path, data: Path, vamba_home: Path, tmp_path: Path,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    first = run_evaluation(config(model, data))
+    vamba_home.rename(tmp_path / "elsewhere")
+    monkeypatch.setenv("VAMBA_HOME", str(tmp_path / "elsewhere"))
+    (found,) = find_results(model_digest=first.model_digest)
+    assert found.directory == str(tmp_path / "elsewhere" / "evaluations" / first.name)
+    assert run_evaluation(config(model, data)).directory == found.directory
+
+
+@pytest.mark.parametrize("name", ["a/b", "../out", ".hidden", "a\0b", "x" * 120])
+def test_a_name_is_that_of_a_directory(name: str) -> None:
+    with pytest.raises(ValueError, match="names a directory"):
+        EvaluationConfig(model="m", data="d", name=name)

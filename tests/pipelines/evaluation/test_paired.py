@@ -9,7 +9,6 @@ import pytest
 
 from pipelines.evaluation.paired import (
     difference,
-    difference_by_category,
     expanded_tail,
     pair,
     student_t_cdf,
@@ -71,13 +70,6 @@ def test_questions_of_one_video_count_once_together() -> None:
 def test_one_video_has_no_interval() -> None:
     found = difference(pair(said([0, 0], per_video=2), said([1, 1], per_video=2)))
     assert found.difference == 1.0 and found.low is None and found.high is None
-
-
-def test_categories_are_compared_by_themselves() -> None:
-    a = [*said([0] * 10), *(Said(f"r{i}", f"v{i}", "d", True) for i in range(10))]
-    b = [*said([1] * 10), *(Said(f"r{i}", f"v{i}", "d", False) for i in range(10))]
-    found = difference_by_category(pair(a, b))
-    assert {name: item.difference for name, item in found.items()} == {"c": 1.0, "d": -1.0}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.evaluation.results import Answer, AnswerLog, length_label, length_labels, tally, tally_by
+from pipelines.evaluation.results import (
+    Answer,
+    AnswerLog,
+    AnswersDamagedError,
+    flat_metrics,
+    length_label,
+    length_labels,
+    metric_part,
+    read_answers,
+    tally,
+    tally_by,
+)
 
 
 def answer(video: str, index: int, correct: bool, prediction: str = "A") -> Answer:
@@ -51,3 +62,38 @@ def test_a_line_torn_by_a_kill_is_cut_off_and_asked_again(tmp_path: Path) -> Non
     assert [item.question for item in log.read()] == ["a/0", "a/1"]
     log.append([answer("a", 2, True)])
     assert [item.question for item in log.read()] == ["a/0", "a/1", "a/2"]
+
+
+@pytest.mark.parametrize(
+    "end", [b'{"question": "a/2", "vid', b'{"question": "a/2", "vid\n', b"\0" * 64, b"\0\0\n", b"\n", b'"a/2"\n']
+)
+def test_whatever_a_kill_or_a_power_cut_leaves_at_the_end_is_asked_again(tmp_path: Path, end: bytes) -> None:
+    log = AnswerLog(tmp_path / "answers.jsonl")
+    log.append([answer("a", 0, True), answer("a", 1, False)])
+    whole = log.path.read_bytes()
+    log.path.write_bytes(whole + end)
+    assert [item.question for item in read_answers(log.path)] == ["a/0", "a/1"]
+    assert log.path.read_bytes() == whole + end, "who only reads changes nothing"
+    assert [item.question for item in log.read()] == ["a/0", "a/1"] and log.path.read_bytes() == whole
+
+
+def test_a_damaged_line_before_others_is_named(tmp_path: Path) -> None:
+    log = AnswerLog(tmp_path / "answers.jsonl")
+    log.append([answer("a", 0, True), answer("a", 1, False)])
+    first, second = log.path.read_bytes().splitlines(keepends=True)
+    for damaged in (first[:40] + b"\n", b'{"of another": "version"}\n'):
+        log.path.write_bytes(damaged + second)
+        with pytest.raises(AnswersDamagedError, match=r"answers.jsonl, line 1 is no answer"):
+            log.read()
+
+
+def test_metric_names_are_ones_that_mlflow_takes() -> None:
+    from mlflow.utils.validation import _validate_metric_name
+
+    numbers = tally([answer("a", 0, True), answer("b", 0, False)])
+    names = ["", "a//b", "Sports/", "..", "Wer? (und wie)", "x" * 400, "x" * 400 + "y"]
+    found = flat_metrics(f"eval/vamba/{metric_part('demo (1)')}", {f"category/{name}": numbers for name in names})
+    assert len(found) == 3 * len(names)
+    for name in found:
+        _validate_metric_name(name)
+        assert len(name) <= 250

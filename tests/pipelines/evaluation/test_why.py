@@ -38,6 +38,7 @@ def test_the_picture_has_a_band_for_each_answer(tmp_path: Path) -> None:
     first = looked("What is it?\nA. a cat", "A", TIMES, weights(p10=9.0, p40=5.0))
     second = looked("And then?", "nothing " * 40, TIMES, weights(p3=2.0))
     frames = {10: np.full((36, 64, 3), 200, np.uint8)}
+    write_picture([looked("Is it $5 or $\\frac$?", "$5", TIMES, weights())], frames, tmp_path / "one.png")
     write_picture([first], frames, tmp_path / "one.png")
     write_picture([first, second], frames, tmp_path / "two.png")
     one, two = (Image.open(tmp_path / name).size for name in ("one.png", "two.png"))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pipelines.evaluation.protocols.recipe import Scoring
 from pipelines.evaluation.result import EvaluationResult
 from pipelines.evaluation.results import Answer, AnswerLog, tally, tally_by
 from pipelines.registry.candidates import Candidate
 from pipelines.registry.checks import Check
 from pipelines.registry.config import GateConfig, NoWorse, Threshold
 from pipelines.registry.evidence import Evidence
+from pipelines.registry.gate import judge
 from pipelines.registry.gate_champion import champion_checks
 
 GATE = GateConfig(no_worse=NoWorse(max_drop=0.05))
@@ -94,6 +96,9 @@ def test_only_the_same_questions_are_compared(tmp_path: Path, change: dict[str, 
     mine = evaluation(tmp_path, "mine", [True] * 40)
     (check,) = judged(mine, evaluation(tmp_path, "theirs", [True] * 40, **change))  # type: ignore[arg-type]
     assert not check.passed and "was not evaluated on these questions" in check.found
+    assert "--model models:/toy/1 first" in check.required
+    (check,) = judged(None, mine)
+    assert "toy/2 was not evaluated" in check.found and "--model models:/toy/2 first" in check.required
 
 
 def test_without_a_champion_there_is_nothing_to_be_worse_than(tmp_path: Path) -> None:
@@ -138,3 +143,67 @@ def test_thresholds_may_name_their_benchmarks(tmp_path: Path) -> None:
 def test_impossible_rules_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="gate.no_worse"):
         NoWorse(**wrong)  # type: ignore[arg-type]
+
+
+def answered(result: EvaluationResult, answers: Sequence[Answer]) -> EvaluationResult:
+    """The same with other answers."""
+    path = Path(result.directory) / "answers.jsonl"
+    path.unlink()
+    AnswerLog(path).append(answers)
+    return result
+
+
+def one_answer(index: int, categories: tuple[str, ...], correct: bool, answer: str = "A") -> Answer:
+    return Answer(
+        question=f"q{index}", video=f"v{index}", shown=f"v{index}", category=", ".join(categories), duration_s=0.0,
+        answer=answer, prediction="A", raw="A", correct=correct, groups={"category": categories},
+    )  # fmt: skip
+
+
+def test_a_question_counts_in_each_of_its_categories_and_what_is_not_scored_is_left_out(tmp_path: Path) -> None:
+    """As LVBench's, which have several; half of the questions have no published answer."""
+    kinds = [("reasoning", "summary"), ("reasoning",), ("summary", "event")]
+
+    def answers(is_right: Callable[[int], bool]) -> list[Answer]:
+        scored = [one_answer(i, kinds[i % 3], is_right(i)) for i in range(30)]
+        return scored + [one_answer(i, kinds[i % 3], False, answer="") for i in range(30, 60)]
+
+    before = answered(evaluation(tmp_path, "theirs", [True]), answers(lambda i: True))
+    after = answered(evaluation(tmp_path, "mine", [True]), answers(lambda i: i % 3 != 2))
+    found = judged(after, before)
+    assert outcomes(found) == {"": False, "event": False, "reasoning": True, "summary": False}
+    assert "100.0% to 66.7%" in found[0].found and "30 questions" in found[0].found
+    named = GateConfig(no_worse=NoWorse(max_drop=0.05, categories=("reasoning",)))
+    assert outcomes(judged(after, before, named)) == {"": False, "reasoning": True}
+
+
+def test_overall_is_the_protocols_mean(tmp_path: Path) -> None:
+    """A task with a tenth of the questions is lost: of the mean over tasks that is half."""
+    scoring = Scoring(headline="macro", macro_group="category")
+    kinds = [("count",) if i < 10 else ("order",) for i in range(100)]
+    before, after = (
+        answered(
+            replace(evaluation(tmp_path, name, [True]), scoring=scoring),
+            [one_answer(i, kinds[i], bool(i >= lost)) for i in range(100)],
+        )
+        for name, lost in (("theirs", 0), ("mine", 10))
+    )
+    assert judged(after, before)[0].found.startswith("100.0% to 50.0%")
+
+
+def test_controls_are_asked_of_datasets_and_not_of_benchmarks(tmp_path: Path) -> None:
+    needles = evaluation(tmp_path, "needles", [i % 4 == 0 for i in range(40)])
+    control = replace(needles, name="control", control="shuffled-video")
+    lvbench = replace(needles, name="lvbench", dataset="lvbench", settings={"num_frames": 1024})
+    named = tuple(Threshold(metric="overall", at_least=0.0, benchmark=name) for name in ("lvbench", "needles"))
+
+    def controls(gate: GateConfig, *evaluations: EvaluationResult) -> dict[str, bool]:
+        evidence = Evidence(evaluations=evaluations, champion=None, champion_evaluations=(), approvers=())
+        report = judge(candidate("2"), evidence, gate)
+        return {check.name: check.passed for check in report.checks if "control" in check.name}
+
+    assert controls(GateConfig(thresholds=named), lvbench, needles, control) == {
+        "needles: control: shuffled video": True
+    }
+    assert controls(GateConfig(), lvbench) == {"control: shuffled video": False}
+    assert controls(GateConfig(require_control=False), lvbench) == {}

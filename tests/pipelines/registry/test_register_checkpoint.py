@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pipelines.registry.deletion import delete_version
+from pipelines.registry.model_files import hash_model_files
 from pipelines.registry.models import ModelNotFoundError, resolve_model
 from pipelines.registry.register import register_model
 from pipelines.registry.tracking import open_client
@@ -22,6 +23,7 @@ from pipelines.training.retention import Retention
 from pipelines.training.run_directory import RunDirectory, run_directory
 from tests.distributed.dataset import make_sample, write_dataset
 from tests.distributed.processes import tiny_config
+from tests.pipelines.evaluation.needle_data import write_model
 from tests.s3_server import S3Server, s3, s3_server  # noqa: F401
 
 pytestmark = pytest.mark.slow
@@ -167,3 +169,18 @@ def test_a_mirrored_model_is_registered_where_it_lies(run: RunDirectory, s3: S3S
     assert version.source == f"s3://{bucket}/runs/short/model" and version.tags["run"] == "short"
     with pytest.raises(ModelNotFoundError, match="no model at"):
         register_model(f"s3://{bucket}/runs/none/model", "toy")
+
+
+def test_a_model_that_was_replaced_where_it_is_stored_is_fetched_again(
+    s3: S3Server,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bucket = s3.make_bucket()
+    uri = f"s3://{bucket}/runs/short/model"
+    for seed in (0, 1):
+        s3.put_folder(write_model(tmp_path / str(seed), seed=seed), bucket, "runs/short/model/")
+        found = resolve_model(uri)
+        assert hash_model_files(found.directory) == hash_model_files(tmp_path / str(seed)), seed
+    monkeypatch.setattr("pipelines.registry.transfer.fetch_model", None)
+    assert resolve_model(uri) == found, "what has not changed is not fetched again"

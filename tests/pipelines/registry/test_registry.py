@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,8 +16,10 @@ from pipelines.registry.audit import open_audit_log
 from pipelines.registry.checks import Check
 from pipelines.registry.config import GateConfig, NoWorse, PromotionConfig, Threshold
 from pipelines.registry.listing import list_versions
+from pipelines.registry.model_files import hash_model_files
 from pipelines.registry.models import ModelNotFoundError, resolve_model
 from pipelines.registry.promote import promote
+from pipelines.registry.pull import export, pull
 from pipelines.registry.register import register_model
 from pipelines.registry.tracking import open_client
 from tests.pipelines.evaluation.needle_data import make_sample, write_dataset, write_model
@@ -176,3 +179,40 @@ def test_a_second_version_is_compared_with_the_champion(evaluated: Path, tmp_pat
     stricter = replace(compared, no_worse=NoWorse(max_drop=1.0, min_videos=50))
     back = promote(PromotionConfig(target="toy/1", gate=stricter))
     assert back.decision == "refused" and "no worse than champion: shape" in failed(back.report.checks)
+
+
+@pytest.mark.parametrize("alias", ["", "latest", "Latest", "v1", "V1", "12", "a b", "a/b", "a.b", "x" * 256])
+def test_aliases_that_mlflow_does_not_take_are_refused_before_anything_is_done(alias: str) -> None:
+    with pytest.raises(ValueError, match="can't be used"):
+        PromotionConfig(target="toy/1", alias=alias)
+
+
+def test_a_versions_files_are_not_written_over(run: Path, tmp_path: Path) -> None:
+    register_model("stage2", "toy")
+    other = write_model(tmp_path / "other", seed=1)
+    before = hash_model_files(run / "model")
+    for write in (lambda: export(str(other), run / "model", dtype=None, max_shard_bytes=10**9),
+                  lambda: pull("toy/1", run / "model")):  # fmt: skip
+        with pytest.raises(ValueError, match="holds the files of toy/1"):
+            write()
+    assert hash_model_files(run / "model") == before
+
+
+def test_a_new_registry_is_made_by_one_process_at_a_time(vamba_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's migrations of two processes fail over each other: the lock is held while it opens the file."""
+    held = []
+
+    class Client:
+        def __init__(self, **_: str) -> None:
+            with (vamba_home / ".mlflow.db.lock").open() as other, pytest.raises(BlockingIOError):
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.append(True)
+
+        def get_experiment_by_name(self, name: str) -> None:
+            pass
+
+    monkeypatch.setattr("mlflow.MlflowClient", Client)
+    open_client()
+    assert held
+    with (vamba_home / ".mlflow.db.lock").open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -35,6 +35,7 @@ def test_health_counts_a_replayed_step_once_as_work_and_a_skipped_one_never() ->
     for event in (attempt(1, 1000.0), {**attempt(1, 1001.0), "rank": 1}, attempt(2, 1010.0)):
         health.add_event(event)
     health.add_event({"event": "checkpoint_begun", "time": 1012.0, "step": 2})
+    health.add_event({"event": "checkpoint_committed", "time": 1013.0, "step": 2})
     health.add_event({"event": "sample_unreadable", "time": 1012.0, "id": "a"})
     for record in (step(1), step(2), step(3), step(3), step(4, skipped="spike")):
         health.add_step(record)
@@ -45,6 +46,25 @@ def test_health_counts_a_replayed_step_once_as_work_and_a_skipped_one_never() ->
     assert (values["vamba_train_checkpoint_age_seconds"], values["vamba_train_checkpoint_step"]) == (8, 2)
     assert values["vamba_train_video_tokens_per_second"] == 150
     assert values["vamba_train_data_wait_ratio"] == 0.25
+
+
+def test_the_age_of_a_checkpoint_is_the_work_that_a_crash_would_cost() -> None:
+    health = RunHealth()
+
+    def age(now: float) -> float:
+        return health.values(now)["vamba_train_checkpoint_age_seconds"]
+
+    health.add_event(attempt(1, 1000.0))
+    assert age(9000.0) == 8000, "a run that never saves loses everything"
+    health.add_event({"event": "checkpoint_begun", "time": 9000.0, "step": 2})
+    health.add_event({"event": "checkpoint_failed", "time": 9001.0, "step": 2, "reason": "disk full"})
+    assert age(9100.0) == 8100, "what could not be written is no checkpoint"
+    assert health.values(9100.0)["vamba_train_checkpoint_step"] == 0
+    health.add_event({"event": "checkpoint_begun", "time": 9200.0, "step": 3})
+    health.add_event({"event": "checkpoint_committed", "time": 9260.0, "step": 3})
+    assert age(9300.0) == 100 and health.values(9300.0)["vamba_train_checkpoint_step"] == 3
+    health.add_event(attempt(2, 99000.0))
+    assert age(99060.0) == 60, "a day in the queue was no work"
 
 
 def test_what_is_not_known_is_left_out() -> None:
@@ -60,7 +80,7 @@ def test_what_is_not_known_is_left_out() -> None:
 def test_every_value_stands_in_the_table_under_a_name_that_prometheus_takes() -> None:
     health = RunHealth()
     health.add_event(attempt(1, 1000.0))
-    health.add_event({"event": "checkpoint_begun", "time": 1012.0, "step": 2})
+    health.add_event({"event": "checkpoint_committed", "time": 1012.0, "step": 2})
     health.add_event({"event": "evaluated", "time": 1012.0, "step": 2, "evaluation_loss": 0.5})
     health.add_step(step(1))
     names = [metric.name for metric in METRICS]

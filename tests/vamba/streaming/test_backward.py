@@ -146,9 +146,12 @@ def test_recomputed_text_and_frames_as_they_were_stored(tower: bool) -> None:
     assert_same_gradients(actual, wanted, 1e-12)
 
 
-def adapted(dropout: float) -> Vamba:
+TARGETS = (r".*(self_attn|cross_attn)\.(q|k|v|o)_proj", r".*mixer\.(in|out)_proj", r"visual\.merger\.mlp\.0")
+OF_THE_TOWER = (r"visual\.blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])",)
+
+
+def adapted(dropout: float, targets: tuple[str, ...] = TARGETS) -> Vamba:
     model = random_model()
-    targets = (r".*(self_attn|cross_attn)\.(q|k|v|o)_proj", r".*mixer\.(in|out)_proj", r"visual\.merger\.mlp\.0")
     add_adapters(model, LoraConfig(rank=2, dropout=dropout, target_modules=targets), seed=0)
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.double().named_parameters():
@@ -162,9 +165,10 @@ def test_adapters() -> None:
     assert_streams(adapted(0.0), PACKED, 7)
 
 
-def test_dropout_is_drawn_again_as_it_was() -> None:
+@pytest.mark.parametrize("targets", [TARGETS, OF_THE_TOWER], ids=["layers", "tower"])
+def test_dropout_is_drawn_again_as_it_was(targets: tuple[str, ...]) -> None:
     """The gradient is the slope of the loss with the same masks: one small step along it, forward only."""
-    model = adapted(0.3)
+    model = adapted(0.3, targets)
     torch.manual_seed(5)
     loss, found = streamed(model, PACKED, 7)
     length = 1e-9

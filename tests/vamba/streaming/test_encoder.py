@@ -92,6 +92,16 @@ def test_frames_come_in_pieces_of_any_size(pieces: tuple[int, ...]) -> None:
     assert memory.media.grids == SAMPLE.grid_thws and memory.times_ns == tuple(range(PAIRS))
 
 
+def test_the_memory_of_frames_may_be_used_again() -> None:
+    """As a decoder does that has one buffer."""
+    model = random_model().float()
+    encoder, buffer = VideoEncoder(model, chunk_tokens=16, block_tokens=32), np.empty((ROWS, 1176), np.float32)
+    for pair in range(PAIRS):
+        buffer[:] = patches(pair, pair + 1)
+        encoder.add(buffer, (1, 4, 6))
+    assert_equal(encoder.finish(), of_one_pass(model, SAMPLE.grid_thws, patches()))
+
+
 @pytest.mark.parametrize("placement", KINDS, ids=lambda p: f"{p.kv}-{p.order}")
 @pytest.mark.parametrize("first", [1, 4, 8, 11])
 def test_a_memory_goes_on_and_stays_what_it_was(placement: Placement, first: int) -> None:
@@ -123,9 +133,9 @@ def test_text_reads_several_parts_as_one(placement: Placement) -> None:
     model = random_model().float()
     queries = torch.randn(5, 4, 8, generator=torch.Generator().manual_seed(0))
     whole = kept(encoded(model, block_tokens=1000))
-    video = encoded(model, placement).open_pass(5)
+    video = encoded(model, placement, block_tokens=16).open_pass(5)
     for layer in range(3):
-        assert len(list(video.parts(layer))) == 3
+        assert len(list(video.parts(layer))) == 4
         part = [Part(0, whole[2 * layer], whole[2 * layer + 1])]
         expected, _ = attend(queries, part, [Group(slice(0, 5), 0, PAIRS * 6)])
         torch.testing.assert_close(video.read(layer, queries), expected, rtol=1e-5, atol=1e-6)

@@ -13,7 +13,7 @@ from tests.vamba.model.samples import random_model, random_sample
 from vamba.model.vamba import Vamba
 from vamba.streaming.encoder import VideoEncoder
 from vamba.streaming.memory import VideoMemory
-from vamba.streaming.placement import Placement, Wish
+from vamba.streaming.placement import Placement, Room, Wish, sizes_of
 from vamba.streaming.saved_memory import load, notes_of, save
 
 PAIRS, ROWS = 13, 4 * 6
@@ -93,7 +93,7 @@ def test_another_model_is_refused_and_another_text_side_is_not(tmp_path: Path) -
         of.model.layers[1].cross_attn.k_proj.bias[0] += 1
     with pytest.raises(ValueError, match="encoded by another model"):
         load(path, of)
-    with pytest.raises(ValueError, match="encoded in F32, and the model is loaded in F64"):
+    with pytest.raises(ValueError, match="encoded in float32, and the model is loaded in float64"):
         load(path, model().double())
     with pytest.raises(ValueError, match="encoded by another model"):
         load(path, random_model().float())
@@ -122,8 +122,22 @@ def test_every_altered_byte_and_every_cut_is_found(kv: str, tmp_path: Path) -> N
     path.write_bytes(whole.replace(b'"format": "vamba video memory"', b'"format": "vamba video mEmory"'))
     with pytest.raises(ValueError, match="no encoded video"):
         load(path, of)
+    path.write_bytes(
+        whole[:8] + whole[8:].replace(b'"__metadata__": {', b'"__metadata__": 5 ,"x":{', 1)[: -len('5 ,"x":')]
+    )
+    with pytest.raises(ValueError, match="damaged or no safetensors file"):
+        load(path, of)
     with pytest.raises(ValueError, match="no file at"):
         load(tmp_path / "absent", of)
+
+
+def test_what_follows_a_memory_needs_room_too(tmp_path: Path) -> None:
+    of, path = model(), tmp_path / "memory.safetensors"
+    save(begun(of, Placement(), 9), path, of)
+    room = Room(device=2 * sizes_of(of.architecture, 600_000, torch.float32).working, host=None, disk=0)
+    assert load(path, of, room=room).memory.placement.kv == "device"
+    placement = load(path, of, room=room, more_pairs=100_000).memory.placement
+    assert placement.kv == "disk" and str(path) in placement.reason
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

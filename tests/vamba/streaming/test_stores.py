@@ -106,3 +106,16 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(OSError, match="can't be written to .*No space left on device.*name a `directory` with more"):
         for number in range(4):
             store.append("a", (number, number + 1), part(number))
+
+
+def test_what_could_not_be_written_is_told_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not as a part that is missing when it is read."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("vamba.streaming.store_disk.write_at", full)
+    store = DiskStore(CPU, str(tmp_path))
+    store.append("a", (0, 1), part(3))
+    with pytest.raises(OSError, match=f"can't be written to {tmp_path}.*name a `directory` with more space"):
+        list(store.read([("a", 0)]))

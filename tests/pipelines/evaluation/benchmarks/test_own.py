@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.evaluation.benchmarks.own import read_own, read_own_file
+from pipelines.evaluation.benchmarks.question import BenchmarkQuestion
 from pipelines.evaluation.benchmarks.rows import AnnotationError
 from pipelines.evaluation.protocols.catalogue import find_recipe
 from tests.pipelines.evaluation.benchmarks import folders
@@ -77,3 +78,58 @@ def test_there_are_no_more_options_than_letters(tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text("name: x\nannotations: q.jsonl\n")
     with pytest.raises(AnnotationError, match="line 1: there are more options than letters"):
         read_own(read_own_file(tmp_path / "my.yaml"), tmp_path / "my.yaml")
+
+
+def read(tmp_path: Path, text: str) -> list[BenchmarkQuestion]:
+    (tmp_path / "my.yaml").write_text(text)
+    return list(read_own(read_own_file(tmp_path / "my.yaml"), tmp_path / "my.yaml").questions)
+
+
+def test_csv_has_lists_as_json_and_leaves_fields_empty(tmp_path: Path) -> None:
+    (tmp_path / "q.csv").write_text(
+        'id,video,question,options,answer,start,end\n,v,Q,"[""red"", ""blue""]",blue,,\n'
+        '7,v,Q,"[""red"", ""blue""]",0,1,2.5\n'
+    )
+    first, second = read(tmp_path, "name: x\nannotations: q.csv\n")
+    assert (first.options, first.answer, first.id, first.clip.start_s) == (("red", "blue"), "B", "row 1", None)
+    assert (second.answer, second.id, second.clip.end_s) == ("A", "7", 2.5)
+    (tmp_path / "q.csv").write_text("video,question,options,answer\nv,Q,red; blue,blue\n")
+    with pytest.raises(AnnotationError, match="`options` is 'red; blue', and a list was expected"):
+        read(tmp_path, "name: x\nannotations: q.csv\n")
+    (tmp_path / "q.csv").write_text("video,question,answer\nv,Q,A,more\n")
+    with pytest.raises(AnnotationError, match="row 1: it has more fields than the 3"):
+        read(tmp_path, "name: x\nannotations: q.csv\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "letter"),
+    [
+        (["1", "2", "3"], 2, "C"),  # a number among texts is a place
+        (["1", "2", "3"], "2", "B"),
+        ([1, 2, 3], 2, "B"),
+        (["x", "y"], " y ", "B"),
+        (["x", "y"], "(b)", "B"),
+    ],
+)
+def test_answers_as_texts_letters_and_numbers(
+    tmp_path: Path, options: list[object], answer: object, letter: str
+) -> None:
+    folders.write_lines(tmp_path / "q.jsonl", [{"video": "v", "question": "Q", "options": options, "answer": answer}])
+    assert [question.answer for question in read(tmp_path, "name: x\nannotations: q.jsonl\n")] == [letter]
+
+
+def test_a_letter_without_an_option_is_named(tmp_path: Path) -> None:
+    row = {"video": "v", "question": "Q", "options": ["x", "y"], "answer": "C"}
+    folders.write_lines(tmp_path / "q.jsonl", [row])
+    with pytest.raises(AnnotationError, match="`answer` is 'C', and there are 2 options"):
+        read(tmp_path, "name: x\nannotations: q.jsonl\n")
+
+
+@pytest.mark.parametrize("template", ["videomme", "hourvideo"])
+@pytest.mark.parametrize("options", [["red", "blue"], ["A. red", "B. blue"]])
+def test_options_get_the_letters_that_the_template_has_in_its_data(
+    tmp_path: Path, template: str, options: list[str]
+) -> None:
+    folders.write_lines(tmp_path / "q.jsonl", [{"video": "v", "question": "Q", "options": options, "answer": "B"}])
+    (question,) = read(tmp_path, f"name: x\nannotations: q.jsonl\ntemplate: {template}\n")
+    assert (question.options, question.answer) == (("A. red", "B. blue"), "B")

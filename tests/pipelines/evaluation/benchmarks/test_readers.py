@@ -191,3 +191,25 @@ def test_damaged_files_are_named(tmp_path: Path, benchmark: str, file: str, cont
     (tmp_path / file).write_bytes(content)
     with pytest.raises(AnnotationError, match=message):
         read_benchmark(benchmark, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("named", "there"),
+    [("a.MOV", "a.MOV"), ("a.flv", "a.flv"), ("a", "a.m4v"), ("a", "a.MOV"), ("a.mp4", "a.webm"), ("a.b", "a.b.ts")],
+)
+def test_videos_are_found_whatever_their_ending(tmp_path: Path, named: str, there: str) -> None:
+    row = {"file_path": named, "question": "Q\n(A) a", "answer": "A", "question_type": ["x"]}
+    folders.write_lines(tmp_path / "q.jsonl", [row])
+    path = folders.touch(tmp_path / "videos" / there)
+    (question,) = read_benchmark("lvbench", tmp_path).questions
+    assert question.clip.path == str(path)
+
+
+def test_halves_of_characters_and_names_that_no_file_has(tmp_path: Path) -> None:
+    row = {"file_path": "a.mp4", "question": "What \ud83d?\n(A) a", "answer": "A", "question_type": ["x\udc00"]}
+    folders.write_lines(tmp_path / "q.jsonl", [row])
+    (question,) = read_benchmark("lvbench", tmp_path).questions
+    assert (question.question, question.groups) == ("What \ufffd?\n(A) a", {"category": ("x\ufffd",)})
+    folders.write_lines(tmp_path / "q.jsonl", [{**row, "file_path": "x" * 300}])
+    with pytest.raises(AnnotationError, match="too long for the name of a file"):
+        read_benchmark("lvbench", tmp_path)

@@ -100,6 +100,13 @@ def test_rows_carry_the_kind_and_the_cell() -> None:
         ({"videos_per_length": 0}, "videos_per_length is 0"),
         ({"blanks": 0}, "blanks 0"),
         ({"width": 321}, "both must be even"),
+        ({"width": 0}, "0x180: both must be even"),
+        ({"fps": 0}, "fps is 0"),
+        ({"card_s": 0}, "card_s is 0"),
+        ({"align_s": 0}, "align_s is 0"),
+        ({"min_scene_s": 0, "max_scene_s": 0}, "min_scene_s is 0"),
+        ({"max_scene_s": 2}, "max_scene_s is 2, but min_scene_s is 3"),
+        ({"num_textures": 1}, "num_textures is 1"),
     ],
 )
 def test_a_grid_that_cannot_be_drawn_is_refused(changes: dict[str, Any], words: str) -> None:
