@@ -1,4 +1,4 @@
-"""`vamba runs profile`: a trace of a running job's next steps."""
+"""`vamba runs profile`: a trace of some steps of a running job."""
 
 from __future__ import annotations
 
@@ -14,13 +14,19 @@ _LOOK_EVERY_S = 0.5
 def profile(
     run: Annotated[str, typer.Argument(help="Name of a run that is being trained, or its directory.")],
     steps: Annotated[int, typer.Option(help="How many steps, 1 to 100.")] = 3,
+    first: Annotated[
+        int, typer.Option("--from", help="The first step to profile; by default the next.", metavar="STEP", min=0)
+    ] = 0,
     wait: Annotated[float, typer.Option(help="Seconds to wait for the files; 0 returns at once.", metavar="S")] = 600,
 ) -> None:
-    """Profile the next steps of a running job with PyTorch's profiler: a Chrome trace and a table of operators.
+    """Profile some steps of a running job with PyTorch's profiler: a Chrome trace and a table of operators.
+
+    A request for steps that the job has not come to waits as long as `--wait` says; with `--wait 0` it stays.
 
     \b
     Example:
       vamba runs profile stage2 --steps 3
+      vamba runs profile stage2 --from 2000 --steps 3 --wait 0
     """
     from pipelines.registry.models import find_run
     from pipelines.training.profiling import request_profile
@@ -31,7 +37,7 @@ def profile(
         raise ValueError(f"There is no run {run!r}. `vamba runs` lists them.")
     directory = RunDirectory(path)
     before = _written(directory.profiles)
-    request_profile(directory, steps)
+    request_profile(directory, steps, first_step=first)
     if not wait:
         print(directory.profiles)
         return

@@ -1,6 +1,6 @@
 """PyTorch's profiler for a few steps of a running job, when somebody asks for it.
 
-    vamba runs profile RUN --steps 3 ──> control/profile ── read by rank 0 after a step ──> the next 3 steps profiled
+    vamba runs profile RUN --from 41 --steps 3 ──> control/profile ── read by rank 0 after a step ──> 3 steps profiled
         ──> profiles/steps-000041-000043.trace.json.gz   for https://ui.perfetto.dev or chrome://tracing
             profiles/steps-000041-000043.txt             operators by their own time
 
@@ -20,12 +20,18 @@ MAX_STEPS = 100
 _ROWS = 40
 
 
-def request_profile(directory: RunDirectory, num_steps: int) -> None:
-    """Ask the job that trains this run to profile its next steps. Raises ValueError for a count out of bounds."""
+def request_profile(directory: RunDirectory, num_steps: int, *, first_step: int = 0) -> None:
+    """Ask the job that trains this run to profile so many steps from `first_step` on, or its next ones.
+
+    Raises ValueError for a count out of bounds, or a first step that was trained already.
+    """
     if not 1 <= num_steps <= MAX_STEPS:
         raise ValueError(f"--steps is {num_steps}; a profile is of 1 to {MAX_STEPS} steps: its file grows with each.")
+    newest = max((record["step"] for _, record in directory.read_metrics()), default=0)
+    if first_step and first_step <= newest:
+        raise ValueError(f"--from is {first_step}, and run {directory.name!r} has trained step {newest} already.")
     directory.profile_path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(directory.profile_path, {"steps": num_steps})
+    write_json(directory.profile_path, {"steps": num_steps, "from": first_step})
 
 
 class Profiling:
@@ -42,18 +48,24 @@ class Profiling:
             if step >= self._last:
                 self._end(step)
         elif os.path.exists(self._directory.profile_path):
-            self._begin(step)
+            num_steps, first_step = self._asked()
+            if step + 1 >= first_step:
+                self._begin(step, num_steps)
 
     def close(self, step: int) -> None:
         """Write what there is when training ends within the steps asked for."""
         if self._profiler is not None:
             self._end(step)
 
-    def _begin(self, step: int) -> None:
+    def _asked(self) -> tuple[int, int]:
+        """(number of steps, the first of them, 0 for the next)."""
         try:
-            num_steps = int(read_json(self._directory.profile_path)["steps"])
-        except (ValueError, KeyError, TypeError):
-            num_steps = 1  # an empty file, made by hand
+            asked = read_json(self._directory.profile_path)
+            return int(asked["steps"]), int(asked.get("from", 0))
+        except (ValueError, KeyError, TypeError, FileNotFoundError):
+            return 1, 0  # an empty file, made by hand
+
+    def _begin(self, step: int, num_steps: int) -> None:
         self._directory.profile_path.unlink(missing_ok=True)
         from torch.profiler import ProfilerActivity, profile
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.training.json_lines import append_line
 from pipelines.training.profiling import Profiling, request_profile
 from pipelines.training.run_directory import RunDirectory
 from tests.distributed.dataset import make_sample, write_dataset
@@ -41,6 +42,24 @@ def test_profiled_steps_compute_what_they_would_have(tmp_path: Path) -> None:
 def test_a_profile_has_its_bounds(tmp_path: Path, num_steps: int) -> None:
     with pytest.raises(ValueError, match="1 to 100"):
         request_profile(RunDirectory(tmp_path), num_steps)
+
+
+def test_steps_that_are_ahead_are_waited_for(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    request_profile(directory, 2, first_step=4)
+    profiling = Profiling(directory, on_gpu=False)
+    for step in range(1, 7):
+        profiling.after_step(step)
+    assert {path.suffix for path in directory.profiles.iterdir()} == {".gz", ".txt"}
+    assert (directory.profiles / "steps-000004-000005.txt").is_file() and not directory.profile_path.exists()
+
+
+def test_steps_that_are_past_are_refused(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.metrics.mkdir()
+    append_line(directory.metrics_path(1), {"step": 12})
+    with pytest.raises(ValueError, match="--from is 12.*trained step 12"):
+        request_profile(directory, 2, first_step=12)
 
 
 def test_a_run_that_ends_early_leaves_the_steps_there_were(tmp_path: Path) -> None:
