@@ -83,7 +83,7 @@ def test_a_profile_that_nobody_makes_is_taken_back(vamba_home: Path) -> None:
     assert result.exit_code == 1 and "wrote no profile within 0.01 s" in result.output
     assert not (run / "control" / "profile").exists()
     assert vamba("runs", "profile", "idle", "--wait", "0", "--steps", "2").exit_code == 0
-    assert json.loads((run / "control" / "profile").read_text()) == {"steps": 2}
+    assert json.loads((run / "control" / "profile").read_text()) == {"steps": 2, "from": 0}
 
 
 def test_help_loads_nothing_heavy() -> None:
