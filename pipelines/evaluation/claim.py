@@ -6,15 +6,13 @@ lock dies with the process that holds it, so a killed one blocks nobody.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO
 
 from pipelines.evaluation.plan_types import EvaluationPlan
 from pipelines.evaluation.result import IDENTITY_NAME
+from pipelines.file_lock import wait_for_lock
 from pipelines.storage import open_storage
 
 _LOCK = ".lock"
@@ -36,28 +34,13 @@ def claimed(plan: EvaluationPlan) -> Iterator[None]:
     """
     plan.directory.mkdir(parents=True, exist_ok=True)
     with (plan.directory / _LOCK).open("a") as file:
-        _wait_for(file, plan)
-        _identify(plan)
-        yield
-
-
-def _wait_for(file: IO[str], plan: EvaluationPlan) -> None:
-    deadline = time.monotonic() + _PATIENCE_S
-    while not _locked(file):
-        if time.monotonic() > deadline:
+        if not wait_for_lock(file, _PATIENCE_S):
             raise EvaluationBusyError(
                 f"Another process works at the evaluation {plan.name!r} in {plan.directory}: wait until it ends, and "
                 "the same command gives its result; or give this one another --name."
             )
-        time.sleep(0.1)
-
-
-def _locked(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        _identify(plan)
+        yield
 
 
 def _identify(plan: EvaluationPlan) -> None:

@@ -7,16 +7,15 @@ it, so a killed job or group blocks nobody.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import IO
 
+from pipelines.file_lock import try_lock, wait_for_lock
 from pipelines.training.run_directory import RunDirectory
 
 LOCK_TIMEOUT_S = 60.0
@@ -75,7 +74,7 @@ def running_job(directory: RunDirectory) -> JobProcess | None:
     if not path.exists():
         return None
     with path.open("a+") as file:
-        if _locked(file):
+        if try_lock(file):
             return None
         file.seek(0)
         try:
@@ -90,25 +89,14 @@ def is_trained(directory: RunDirectory) -> bool:
     if not path.exists():
         return False
     with path.open("a") as file:
-        return not _locked(file)
+        return not try_lock(file)
 
 
 def _wait_for(file: IO[str], directory: RunDirectory, timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not _locked(file):
-        if time.monotonic() > deadline:
-            job = running_job(directory)
-            by = f"by process {job.pid} on {job.host}" if job else "by another job"
-            raise RunBusyError(
-                f"Run {directory.name!r} is being trained {by}: stop that (`vamba runs stop {directory.name}`), or "
-                "choose another name."
-            )
-        time.sleep(0.1)
-
-
-def _locked(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    if not wait_for_lock(file, timeout_s):
+        job = running_job(directory)
+        by = f"by process {job.pid} on {job.host}" if job else "by another job"
+        raise RunBusyError(
+            f"Run {directory.name!r} is being trained {by}: stop that (`vamba runs stop {directory.name}`), or "
+            "choose another name."
+        )

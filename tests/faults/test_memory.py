@@ -29,7 +29,9 @@ def test_out_of_memory(undisturbed_long: RunDirectory, scratch: Path) -> None:
     Ray acts at a share of the memory that the test sets, far below all there is."""
     memory = psutil.virtual_memory()
     if memory.available < _ROOM_BYTES + 2 * _GIB:
-        pytest.skip(f"needs {_ROOM_BYTES / _GIB + 2:.0f} GiB of free memory")
+        pytest.skip(
+            f"the job and Ray need {_ROOM_BYTES / _GIB + 2:.0f} GiB of free memory to come to their limit alone"
+        )
     threshold = (memory.total - memory.available + _ROOM_BYTES) / memory.total
     environment = {"RAY_memory_usage_threshold": f"{threshold:.4f}", "RAY_memory_monitor_refresh_ms": "100"}
     with ray_job(long_config(scratch, "out-of-memory"), scratch, environment=environment) as job:
