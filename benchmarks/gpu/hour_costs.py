@@ -25,8 +25,8 @@ _PACE, _ROOM_S = 2.5, 8.0
 """A part is expected to take so many times its floor, until one like it was measured, and some seconds around it."""
 _QUESTIONS_S = 15.0
 _PINNED_BYTES_PER_S = 3e9
-_KEPT_BYTES = 90_000
-"""Of a video token in a training step, states at chunk bounds and rounding included."""
+_KEPT_BYTES = 122_000
+"""Of a video token in a training step in short chunks, states at their bounds and rounding included."""
 
 
 class Costs:

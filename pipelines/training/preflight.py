@@ -90,6 +90,10 @@ class Preflight:
             shorter.insert(0, "parallel.activation=layer")
         if parallel.activation != "streamed":
             shorter.insert(1, "parallel.activation=streamed, for long videos")
+        elif largest == "streamed video":
+            shorter.insert(0, "parallel.stream_kv=host")
+        elif parallel.streamed_above_tokens > parallel.stream_chunk_tokens:
+            shorter.insert(0, f"a smaller parallel.streamed_above_tokens than {parallel.streamed_above_tokens:,}")
         if parallel.compute_dtype == "float32":
             shorter.append("parallel.compute_dtype=bfloat16")
         of_activations = largest in (

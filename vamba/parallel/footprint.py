@@ -42,10 +42,12 @@ def footprint(
 ) -> tuple[MemoryLine, ...]:
     """Every line of a worker's memory. micro_batches: packs that it works on in one step."""
     compute = 2 if config.compute_dtype == "bfloat16" else 4
-    kept = pack_memory(
-        model, pack, config, compute_bytes=compute, trains_blocks=trains_blocks, trains_merger=trains_merger
-    )
-    rows = f"a pack of {pack.num_video_tokens:,} video and {pack.num_text_tokens:,} text tokens"
+    is_held = _is_worker_memory(config, on_gpu=on_gpu)
+    kept, of, _ = pack_memory(
+        model, pack, config, compute_bytes=compute, trains_blocks=trains_blocks, trains_merger=trains_merger,
+        stored_is_held=is_held,
+    )  # fmt: skip
+    rows = f"a pack of {of.num_video_tokens:,} video and {of.num_text_tokens:,} text tokens"
     policy = "of all layers" if config.activation == "none" else "the inputs of every layer"
     if kept.stored:
         policy = "of the text, the inputs of every layer and what it read"
@@ -63,7 +65,7 @@ def footprint(
         *_collective_lines(sizes, config, compute, micro_batches),
         MemoryLine(
             name="streamed video",
-            size_bytes=kept.stored if _is_worker_memory(config, on_gpu=on_gpu) else 0,
+            size_bytes=kept.stored if is_held else 0,
             of="keys, values, states at chunk bounds and the tower's tokens",
         ),
         MemoryLine(name="layer activations", size_bytes=kept.kept_layers, of=f"estimate: {policy}, {rows}"),
@@ -90,12 +92,14 @@ def stored_elsewhere(
 ) -> tuple[MemoryLine, ...]:
     """What a worker keeps outside the memory that `footprint` is of: frozen weights, its largest streamed video."""
     compute = 2 if config.compute_dtype == "bfloat16" else 4
+    is_held = _is_worker_memory(config, on_gpu=on_gpu)
     stored = pack_memory(
-        model, pack, config, compute_bytes=compute, trains_blocks=trains_blocks, trains_merger=trains_merger
-    ).stored
+        model, pack, config, compute_bytes=compute, trains_blocks=trains_blocks, trains_merger=trains_merger,
+        stored_is_held=is_held,
+    ).stored  # fmt: skip
     place = "pinned host memory" if config.stream_kv == "host" else f"files in {config.stream_directory or 'TMPDIR'}"
     lines = [MemoryLine(name="streamed video", size_bytes=stored, of=f"a worker, in {place}")]
-    if _is_worker_memory(config, on_gpu=on_gpu):
+    if is_held:
         lines.clear()
     if _has_copies(sizes, compute) and on_gpu:
         frozen = sizes.frozen_matrices

@@ -4,18 +4,28 @@
     kept       the text's layer inputs, and what it read of the video
     working    the graphs of one chunk through all layers, or the text's largest block: does not grow
 
-A run that streams also has packs that it does not: the larger of the two is what it needs.
+A run that streams also has packs that it does not: the larger of the two is what it needs. Where what is stored lies
+elsewhere (on a GPU's host, on disk), it is no part of that comparison.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from vamba.model.config import ModelConfig
 from vamba.parallel.activation_memory import ActivationMemory, PackShape, activation_memory, graph_bytes
 from vamba.parallel.config import ParallelConfig
+
+
+class PackMemory(NamedTuple):
+    """held: of the pack that needs most of a worker's memory. of: that pack. stored: bytes of the largest streamed video,
+    wherever they lie; part of `held` only if that is of this video."""  # noqa: E501
+
+    held: ActivationMemory
+    of: PackShape
+    stored: int
 
 
 def pack_memory(
@@ -26,20 +36,26 @@ def pack_memory(
     compute_bytes: int,
     trains_blocks: bool,
     trains_merger: bool,
-) -> ActivationMemory:
-    """The estimate for the largest `pack` of a run with this configuration."""
+    stored_is_held: bool,
+) -> PackMemory:
+    """The estimate for a run whose largest pack is `pack`. stored_is_held: whether what is stored of a streamed video
+    lies in the memory that is counted."""
     trained = {"trains_blocks": trains_blocks, "trains_merger": trains_merger}
     policy: Literal["none", "layer"] = "none" if config.activation == "none" else "layer"
     if not config.streams:
-        return activation_memory(model, pack, policy=policy, compute_bytes=compute_bytes, **trained)
+        held = activation_memory(model, pack, policy=policy, compute_bytes=compute_bytes, **trained)
+        return PackMemory(held, pack, 0)
     above = config.streamed_above_tokens if config.context == 1 else 0  # ranks that share a video stream every one
     largest_whole = replace(pack, num_video_tokens=min(pack.num_video_tokens, above))
     whole = activation_memory(model, largest_whole, policy=policy, compute_bytes=compute_bytes, **trained)
     if pack.num_video_tokens <= above:
-        return whole
+        return PackMemory(whole, pack, 0)
     share = replace(pack, num_video_tokens=math.ceil(pack.num_video_tokens / config.context))
     streamed = _streamed(model, share, config.stream_chunk_tokens, compute_bytes, **trained)
-    return max(streamed, whole, key=lambda memory: memory.total)
+    in_memory = streamed.total if stored_is_held else streamed.total - streamed.stored
+    if whole.total > in_memory:
+        return PackMemory(whole, largest_whole, streamed.stored)
+    return PackMemory(streamed, pack, streamed.stored)
 
 
 def _streamed(

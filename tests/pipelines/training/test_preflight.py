@@ -186,6 +186,21 @@ def test_an_hour_at_full_resolution_fits_one_gpu(hour: Path) -> None:
     assert stored.name == "streamed video" and 50 << 30 < stored.size_bytes < 64 << 30
 
 
+def test_what_is_streamed_on_the_host_does_not_hide_the_packs_that_are_not_streamed(hour: Path) -> None:
+    """Those just below the threshold may need more of the GPU than an hour that is stored beside it."""
+    model = {"init_from": str(hour.parent / "model")}
+    plan = describe_run(recipe("hour", hour, model=model, parallel={"streamed_above_tokens": 65_536}))
+    assert plan.memory_bytes >= describe_run(recipe("hour", hour, model=model)).memory_bytes + (20 << 30)
+    activations = {line.name: line for line in plan.memory}["layer activations"]
+    assert "a pack of 65,536 video" in activations.of
+    (stored,) = plan.elsewhere
+    assert stored.size_bytes > 50 << 30
+    with pytest.raises(DoesNotFitError, match="What helps: .*smaller parallel.streamed_above_tokens than 65,536"):
+        plan.require_fit()
+    with pytest.raises(DoesNotFitError, match="What helps: parallel.stream_kv=host"):
+        describe_run(recipe("hour", hour, model=model, parallel={"stream_kv": "device"})).require_fit()
+
+
 def test_frozen_weights_that_are_stored_wide_wait_on_the_host(data: Path) -> None:
     plan = describe_run(recipe("hour", data))
     assert {line.name: line.size_bytes for line in plan.elsewhere} == {"frozen weights": 4 * plan.sizes.frozen_matrices}
