@@ -105,7 +105,7 @@ def iterate_samples(data_uri: DataUri) -> Iterator[SampleRow]:
         data = storage.read_bytes(MANIFEST_NAME)
     except FileNotFoundError as error:
         raise _no_dataset(storage) from error
-    with pq.ParquetFile(io.BytesIO(data)) as file:
+    with pq.ParquetFile(pa.BufferReader(data)) as file:
         for batch in file.iter_batches(_ROWS_PER_BATCH, use_threads=False):
             yield from (SampleRow(**row) for row in batch.to_pylist())
 
@@ -213,7 +213,7 @@ def keep_manifest(data_uri: DataUri, manifest: Published) -> str:
     """
     storage = open_storage(data_uri)
     data, state = storage.read_version(MANIFEST_NAME)
-    with pq.ParquetFile(io.BytesIO(data)) as file:
+    with pq.ParquetFile(pa.BufferReader(data)) as file:
         header = parse_header(file.schema_arrow, f"{storage.uri}/{MANIFEST_NAME}")
     if header["digest"] != manifest.digest:
         raise _published_meanwhile(storage)
@@ -314,9 +314,9 @@ def inputs_name(version: int) -> str:
 
 
 def _read_table(data: bytes) -> pa.Table:
-    # pq.read_table reads on threads of a pool, which sometimes abort a process that ends right afterwards: exit code
-    # 134 in place of the 2 of a refusal.
-    with pq.ParquetFile(io.BytesIO(data)) as file:
+    # Without any thread of Arrow's, also for reading (which a BytesIO is read on): one that lets go of Python's memory
+    # while the process ends aborts it, with exit code 134 or 135 in place of the 2 of a refusal.
+    with pq.ParquetFile(pa.BufferReader(data)) as file:
         return file.read(use_threads=False)
 
 

@@ -61,7 +61,7 @@ class StoredVersion:
         """
         storage = open_storage(self.data_uri)
         hasher = _Hasher(self.header)
-        with pq.ParquetFile(io.BytesIO(storage.read_bytes(MANIFEST_NAME))) as file:
+        with pq.ParquetFile(pa.BufferReader(storage.read_bytes(MANIFEST_NAME))) as file:
             for batch in file.iter_batches(_BATCH_ROWS, use_threads=False):
                 hasher.add(batch)
                 yield batch
@@ -85,7 +85,7 @@ def open_version(data_uri: DataUri) -> StoredVersion | None:
         return None
     path = f"{storage.uri}/{MANIFEST_NAME}"
     try:
-        with pq.ParquetFile(io.BytesIO(data)) as file:
+        with pq.ParquetFile(pa.BufferReader(data)) as file:
             schema, num_samples = file.schema_arrow, file.metadata.num_rows
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is not a manifest of this project: {error}") from error
@@ -140,7 +140,7 @@ def write_failure_table(data_uri: DataUri, failures: pa.Table, version: int) -> 
 
 def read_failure_table(data_uri: DataUri, version: int) -> pa.Table:
     """The failures of a version of a dataset, ordered by id."""
-    with pq.ParquetFile(io.BytesIO(failure_bytes(data_uri, version))) as file:
+    with pq.ParquetFile(pa.BufferReader(failure_bytes(data_uri, version))) as file:
         table = file.read(use_threads=False)
     if table.schema.equals(FAILURE_SCHEMA):
         return table
@@ -166,7 +166,7 @@ def read_inputs_of(data_uri: DataUri, version: int) -> Iterator[tuple[str, str, 
 
 
 def _input_rows(data: bytes) -> Iterator[tuple[str, str, str]]:
-    with pq.ParquetFile(io.BytesIO(data)) as file:
+    with pq.ParquetFile(pa.BufferReader(data)) as file:
         for batch in file.iter_batches(_BATCH_ROWS, columns=["id", "uri", "digest"], use_threads=False):
             yield from zip(*(batch.column(name).to_pylist() for name in ("id", "uri", "digest")), strict=True)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from pipelines.manifest_io import (
     write_manifest,
 )
 from pipelines.manifest_tables import write_inputs
+from tests.architecture.sources import ROOT
 from vamba.data.manifest import Failure, InputRow, Manifest, SampleRow, ShardRow
 
 
@@ -55,6 +58,24 @@ def test_manifest_round_trip_and_same_bytes(tmp_path: Path) -> None:
     assert read_manifest(str(tmp_path / "one")).digest == manifest.digest
     files = [(tmp_path / name / "manifest.parquet").read_bytes() for name in ("one", "two")]
     assert files[0] == files[1]
+
+
+def test_reading_leaves_no_thread_behind_that_could_abort_a_process_that_ends(tmp_path: Path) -> None:
+    """A thread of Arrow's that lets go of Python's memory while the interpreter ends calls abort()."""
+    write_manifest(tmp_path, make_manifest())
+    write_failures(tmp_path, [Failure(id="v", source_uri="u", stage="probe", error_class="E", message="m")])
+    write_inputs(tmp_path, 1, [("v0", "/v0.mp4", "sha256:0")])
+    program = f"""
+import os
+from pipelines import manifest_io, manifest_tables
+count = lambda: len(os.listdir("/proc/self/task"))
+before, place = count(), {str(tmp_path)!r}
+manifest_io.read_manifest(place), manifest_io.read_failures(place), list(manifest_io.iterate_samples(place))
+manifest_tables.open_version(place), list(manifest_tables.read_inputs_of(place, 1))
+print(count() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.strip()) == (0, "0"), done.stderr
 
 
 def test_missing_dataset_says_what_to_do(tmp_path: Path) -> None:
