@@ -204,17 +204,21 @@ def _check_files(config: AskConfig) -> None:
 
     if config.memory:
         notes_of(Path(config.memory).expanduser())
-    if not config.save:
-        return
-    target = Path(config.save).expanduser().absolute()
+    for option, name in (("--save", config.save), ("--why", config.why)):
+        if name:
+            _check_can_be_written(option, name)
+
+
+def _check_can_be_written(option: str, name: str) -> None:
+    target = Path(name).expanduser().absolute()
     if target.is_dir():
-        raise ValueError(f"--save {config.save}: that is a directory; name a file in it.")
+        raise ValueError(f"{option} {name}: that is a directory; name a file in it.")
     if not target.parent.is_dir():
-        raise ValueError(f"--save {config.save}: its directory does not exist; make it first.")
+        raise ValueError(f"{option} {name}: its directory does not exist; make it first.")
     try:
         tempfile.TemporaryFile(dir=target.parent).close()
     except OSError as error:
-        raise ValueError(f"--save {config.save}: its directory can't be written to ({error.strerror}).") from error
+        raise ValueError(f"{option} {name}: its directory can't be written to ({error.strerror}).") from error
 
 
 def read_questions(path: Path) -> list[str]:

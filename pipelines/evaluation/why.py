@@ -9,6 +9,7 @@ drawn relative to an even look at the whole video, so 1 means that a moment was 
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,9 @@ def write_picture(answers: Sequence[Looked], frames: Mapping[int, np.ndarray], p
     for band, one in zip(bands[:, 0], answers, strict=True):
         _band(band, one, frames)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=110)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # of a script that the font lacks: boxes, and no lines each
+        figure.savefig(buffer, format=kind, dpi=110)
     target = path.expanduser().absolute()
     open_storage(target.parent).write_atomic(target.name, buffer.getvalue())
 

@@ -161,6 +161,7 @@ def test_questions_of_a_file_and_mistakes(model: Path, video: Path, tmp_path: Pa
         ((video, "Who?", "--save", tmp_path / "no" / "m"), "its directory does not exist"),
         ((video, "Who?", "--save", tmp_path), "that is a directory"),
         ((video, "Who?", "--save", "/proc/m"), "its directory can't be written to"),
+        ((video, "Who?", "--why", "/proc/w.png"), "--why /proc/w.png: its directory can't be written to"),
         ((video, "Who?", "--memory", memory), "to go on with it, use --extend"),
         ((video, "Who?", "--kv", "tape"), "kv"),
     ):

@@ -45,6 +45,13 @@ def test_the_picture_has_a_band_for_each_answer(tmp_path: Path) -> None:
     assert one[0] == two[0] and two[1] == 2 * one[1]
 
 
+@pytest.mark.filterwarnings("error")
+def test_words_that_the_font_lacks_are_drawn_without_a_word_on_the_terminal(tmp_path: Path) -> None:
+    answer = looked("谁在说话？", "\x7f 🎬", TIMES, weights(p5=3.0))
+    write_picture([answer], {}, tmp_path / "why.png")
+    assert (tmp_path / "why.png").is_file()
+
+
 def test_a_name_that_is_no_picture_is_refused(tmp_path: Path) -> None:
     one = looked("What is it?", "A", TIMES, weights())
     with pytest.raises(ValueError, match=r"must end in one of \.png, \.svg, \.pdf"):
