@@ -61,8 +61,10 @@ def _own_sum(tensor: Tensor) -> int:
 
 
 def _sum(tensor: Tensor, first_index: int) -> int:
-    """Sum of bits x (index x spread + 1), modulo 2^64: that factor is odd, so that no change of one element is lost, and
-    differs from index to index. Two sums give it: of the bits, and of the bits times their indices."""
+    """Sum of bits x (index x spread + 1), modulo 2^64, made of two: of the bits, and of the bits times their indices.
+
+    The factor is odd, so that no change of one element is lost, and no two elements have the same.
+    """
     flat = tensor.detach().contiguous().flatten()
     block = _BLOCK if flat.device.type == "cpu" else _BLOCK_ON_GPU
     places = torch.arange(min(block, flat.numel()), device=flat.device)
