@@ -35,7 +35,7 @@ def train_one_shot(machine: Machine, preset: Preset, model: Vamba, frames: int) 
     step = HourStep(model, machine.device, machine.low_precision)
 
     def run() -> Tensor:
-        result = step.run(video_batch(preset, frames, machine.device).to(machine.device))
+        result = step.run(video_batch(preset, frames, machine.device))
         return torch.tensor([result.loss, result.grad_norm])
 
     try:

@@ -133,7 +133,7 @@ def test_a_step_leaves_the_model_in_the_types_that_it_found() -> None:
     model = random_model(REHEARSAL.model, CPU, torch.bfloat16)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     step = HourStep(model, CPU.device, torch.bfloat16)
-    result = step.run(video_batch(REHEARSAL, 8, CPU.device).to("cpu"))
+    result = step.run(video_batch(REHEARSAL, 8, CPU.device))
     step.close()
     assert result.loss > 0 and result.skipped is None and result.num_streamed_packs == 0
     assert not model.training and not model.model.recompute_activations

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-_BLOCK = 1 << 22  # elements at once: the work arrays stay at some 100 MiB
+_BLOCK = 1 << 18  # elements at once: the work arrays stay in a processor's cache
+_BLOCK_ON_GPU = 1 << 24
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _SPREAD = 0x9E3779B97F4A7C16 - (1 << 64)  # 2^64 over the golden ratio, made even, as a signed number
 
@@ -60,15 +61,22 @@ def _own_sum(tensor: Tensor) -> int:
 
 
 def _sum(tensor: Tensor, first_index: int) -> int:
+    """Sum of bits x (index x spread + 1), modulo 2^64, made of two: of the bits, and of the bits times their indices.
+
+    The factor is odd, so that no change of one element is lost, and no two elements have the same.
+    """
     flat = tensor.detach().contiguous().flatten()
-    places = torch.arange(min(_BLOCK, flat.numel()), device=flat.device)
-    total = 0
-    for begin in range(0, flat.numel(), _BLOCK):
-        values = flat[begin : begin + _BLOCK]
+    block = _BLOCK if flat.device.type == "cpu" else _BLOCK_ON_GPU
+    places = torch.arange(min(block, flat.numel()), device=flat.device)
+    plain = torch.zeros((), dtype=torch.int64, device=flat.device)
+    weighted = torch.zeros_like(plain)
+    for begin in range(0, flat.numel(), block):
+        values = flat[begin : begin + block]
         if values.dtype == torch.bfloat16:
             values = values.to(torch.float32)
         bits = values.view(_INTEGERS[values.element_size()]).to(torch.int64)
-        # Every index has an odd factor of its own: no change of one element is lost, and no two elements are alike.
-        factors = (places[: bits.numel()] + (first_index + begin)).mul_(_SPREAD).bitwise_or_(1)
-        total += int(bits.mul_(factors).sum())
+        own = bits.sum()
+        plain += own
+        weighted += own * (first_index + begin) + (bits * places[: bits.numel()]).sum()
+    total = int(weighted) * _SPREAD + int(plain)
     return (total + (1 << 63)) % (1 << 64) - (1 << 63)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from jobs import config as configuration
@@ -15,9 +16,14 @@ from jobs.cli.main import app
 from pipelines.training.config import TrainingConfig
 from pipelines.training.job import describe_run
 from pipelines.training.preflight import DoesNotFitError, Preflight
+from pipelines.training.session import build_state, open_training_data
 from tests.distributed.dataset import make_sample, write_dataset
+from vamba.assets.paths import TINY_TOKENIZER
 from vamba.model.checkpoint_fit import expected_tensors
+from vamba.model.init import init_weights_
 from vamba.model.presets import PRESETS
+from vamba.model.pretrained import save_pretrained
+from vamba.model.vamba import Vamba
 
 PRETRAIN, INSTRUCT, TOTAL = 3_018_461_404, 10_133_656_284, 11_309_837_020
 RECIPES = ("pretrain", "instruct", "hour", "tiny_pretrain", "tiny_instruct")
@@ -208,3 +214,31 @@ def test_frozen_weights_that_are_stored_wide_wait_on_the_host(data: Path) -> Non
     on_cpu = describe_run(recipe("hour", data, workers={"device": "cpu"}))
     lines = {line.name: line.size_bytes for line in on_cpu.memory}
     assert lines["master weights"] == 4 * TOTAL and not on_cpu.elsewhere
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float32])
+def test_the_lines_of_one_worker_are_what_it_holds(data: Path, tmp_path: Path, stored: torch.dtype) -> None:
+    model = Vamba(PRESETS["tiny"])
+    init_weights_(model, 0)
+    save_pretrained(model.to(stored), tmp_path / "model", tokenizer_dir=TINY_TOKENIZER)
+    on_cpu = {"device": "cpu", "gpu_memory_gb": None}
+    config = recipe(
+        "hour", data, model={"init_from": str(tmp_path / "model")}, workers=on_cpu, train={"expected_trainable": None}
+    )
+    lines = {line.name: line.size_bytes for line in describe_run(config).memory}
+    state = build_state(config, open_training_data(config))
+    kept = {name: value for name, value in state.tensors().items() if name.startswith("model.")}
+    held = {id(p): p.detach() for p in state.model.parameters()}
+    copies = [p for p in held.values() if p.dtype == torch.bfloat16]
+    if stored == torch.bfloat16:
+        frozen = [p for p in state.model.parameters() if not p.requires_grad and p.dtype == torch.bfloat16]
+        assert lines["frozen weights"] == sum(p.nbytes for p in frozen)
+    else:
+        assert "frozen weights" not in lines
+        frozen = []
+    assert lines["computed weights"] == sum(p.nbytes for p in copies) - sum(p.nbytes for p in frozen)
+    narrow = sum(p.numel() for p in frozen)
+    assert lines["master weights"] == 4 * (sum(p.numel() for p in held.values()) - narrow)
+    assert lines["gradients"] == sum(value.nbytes for value in kept.values())
+    moments = [value.nbytes for name, value in state.tensors().items() if ".exp_avg" in name]
+    assert lines["optimizer state"] == sum(moments)
