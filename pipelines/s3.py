@@ -21,7 +21,7 @@ from typing import Any
 
 from pipelines.processes import process_name
 from pipelines.s3_errors import Conflict, PastTheEnd, Refused, explain
-from pipelines.storage import StoredFile
+from pipelines.stored_file import StoredFile
 
 _PART_BYTES = 8 * 1024**2
 _READ_BYTES = 1024**2

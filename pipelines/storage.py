@@ -16,25 +16,17 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from pipelines.durable import sync
 from pipelines.filesystems import check_no_credentials
 from pipelines.inside import inside
+from pipelines.stored_file import StoredFile
 
 _TEMPORARY_SUFFIX = ".tmp"
 _RAYS_COPIES = "working_dir_files"  # below which the working directories of submitted jobs lie
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredFile:
-    """An entry of a listing."""
-
-    path: str  # relative to the root
-    size_bytes: int
 
 
 class Storage(Protocol):

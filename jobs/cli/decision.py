@@ -11,7 +11,7 @@ from jobs.cli.errors import REFUSED
 from jobs.cli.output import print_json, print_pairs, print_table
 
 if TYPE_CHECKING:
-    from pipelines.registry.promote import PromotionOutcome
+    from pipelines.registry.outcome import PromotionOutcome
 
 Notify = Annotated[
     list[str] | None,

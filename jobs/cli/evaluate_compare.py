@@ -11,6 +11,7 @@ import typer
 from jobs.cli.options import AsJson
 from jobs.cli.output import print_json, print_pairs, print_table
 from jobs.cli.session import SESSION
+from jobs.report_parts.comparison_words import interval, time_of
 
 if TYPE_CHECKING:
     from pipelines.evaluation.comparison import Changed, EvaluationComparison, GroupDifference, Side
@@ -90,13 +91,6 @@ def _row(group: GroupDifference) -> tuple[object, ...]:
     )
 
 
-def interval(group: GroupDifference) -> str:
-    """ "-1.2% to +3.4%", or why there is none."""
-    if group.low is None or group.high is None:
-        return "none: one video"
-    return f"{group.low:+.1%} to {group.high:+.1%}"
-
-
 def _print_changed(kind: str, changed: Sequence[Changed], most: int) -> None:
     if not changed or not most:
         return
@@ -107,18 +101,6 @@ def _print_changed(kind: str, changed: Sequence[Changed], most: int) -> None:
     ]  # fmt: skip
     more = f" (the first {most} of {len(changed)})" if len(changed) > most else ""
     print_table(("question", "video", "time", "category", "A said", "B said", "right"), rows, title=f"{kind}{more}")
-
-
-def time_of(item: Changed) -> str:
-    """The time that is asked about where it is published, else the part that was shown, else how long the video is."""
-    from pipelines.evaluation.why import clock
-
-    if item.asked is not None and item.asked.time:
-        return item.asked.time
-    clip = item.asked.clip if item.asked else None
-    if clip is not None and (clip.start_s is not None or clip.end_s is not None):
-        return f"{clock(clip.start_s or 0.0)} to {'its end' if clip.end_s is None else clock(clip.end_s)}"
-    return f"{clock(item.duration_s)} long" if item.duration_s else ""
 
 
 def _side(side: Side) -> str:

@@ -13,7 +13,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.cli.evaluate_compare import interval, time_of
+from jobs.report_parts.comparison_words import interval, time_of
 from jobs.report_parts.contact_sheet import clock, thumbnail
 from jobs.report_parts.difference_chart import difference_chart
 from jobs.report_parts.page import page, section, table, tile

@@ -21,7 +21,7 @@ from pipelines.registry.tracking import experiment_id
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from pipelines.registry.promote import PromotionOutcome
+    from pipelines.registry.outcome import PromotionOutcome
 
 ARTIFACTS = "promotions"
 

@@ -29,7 +29,7 @@ from pipelines.registry.audit import Entry, actor, open_audit_log, utc_now
 from pipelines.registry.tracking import open_client, tracking_uri
 
 if TYPE_CHECKING:
-    from pipelines.registry.promote import PromotionOutcome
+    from pipelines.registry.outcome import PromotionOutcome
 
 SECRET_VARIABLE = "VAMBA_WEBHOOK_SECRET"
 DELIVER, FAIL = "hook.deliver", "hook.fail"

@@ -11,10 +11,9 @@ command: what it left open is settled first.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pipelines.evaluation.result import EvaluationResult
 from pipelines.registry import history
 from pipelines.registry.anchor import record
 from pipelines.registry.audit import AuditLog, open_audit_log
@@ -27,6 +26,7 @@ from pipelines.registry.gate import judge
 from pipelines.registry.lineage import build_lineage
 from pipelines.registry.model_files import hash_model_files
 from pipelines.registry.moves import Move, holder_of, move_alias, settle
+from pipelines.registry.outcome import PromotionOutcome
 from pipelines.registry.register import register_model
 from pipelines.registry.registrable import find_registrable
 from pipelines.registry.tracking import open_client
@@ -34,38 +34,6 @@ from pipelines.registry.verification import FILES_CHECK
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PromotionOutcome:
-    """What was decided. version is "" in a dry run of a run that is not registered yet.
-
-    decision: promoted, forced, refused or rolled back. moved: the alias points at this version now, and did not before.
-    previous: the version that held it, or "". entry: SHA-256 of the audit line that records it, "" where nothing was.
-    """
-
-    name: str
-    version: str
-    alias: str
-    decision: str
-    passed: bool
-    moved: bool
-    previous: str
-    report: GateReport
-    tags: Mapping[str, str]
-    evaluations: tuple[EvaluationResult, ...]
-    directory: str
-    reason: str = ""
-    entry: str = ""
-
-    @property
-    def uri(self) -> str:
-        return f"models:/{self.name}@{self.alias}"
-
-    @property
-    def holds(self) -> bool:
-        """Whether the alias points at the version now (would, in a dry run)."""
-        return self.decision != history.REFUSED
 
 
 def promote(

@@ -14,7 +14,8 @@ from pipelines.registry.checks import GateReport
 from pipelines.registry.config import PromotionConfig, check_alias
 from pipelines.registry.decisions import keep_decision
 from pipelines.registry.moves import holder_of, settle
-from pipelines.registry.promote import PromotionOutcome, carry_out, refuse
+from pipelines.registry.outcome import PromotionOutcome
+from pipelines.registry.promote import carry_out, refuse
 from pipelines.registry.tracking import open_client
 from pipelines.registry.verification import verify
 

@@ -19,7 +19,8 @@ from pipelines.inside import inside, is_inside
 from pipelines.manifest_io import read_manifest, write_manifest
 from pipelines.registry.transfer import fetch_model
 from pipelines.shard_ranges import ShardRanges
-from pipelines.storage import LocalStorage, Storage, StoredFile, open_storage
+from pipelines.storage import LocalStorage, Storage, open_storage
+from pipelines.stored_file import StoredFile
 from pipelines.training.checkpoint_files import Checkpoint
 from pipelines.training.mirror_back import bring_back
 from pipelines.training.run_directory import RunDirectory

@@ -19,15 +19,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Pixels = TypeVar("Pixels", np.ndarray, "Tensor")
-"""A numpy array, or a torch tensor on any device; what comes out is of the same kind."""
+    from vamba.data.resize import Pixels
 
 Empty = Callable[[tuple[int, ...], Any], np.ndarray]
 """(shape, dtype) -> an array of any content, as `np.empty`."""

@@ -20,12 +20,14 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vamba.data.frames import Pixels
+Pixels = TypeVar("Pixels", np.ndarray, Tensor)
+"""A numpy array, or a torch tensor on any device; what comes out is of the same kind."""
 
 _FRACTION_BITS = 22  # Pillow's: 32 less 8 for a pixel and 2 for sums beyond a pixel's range, which bicubic weights make
 _RADIUS = 2.0  # of the bicubic kernel, in source pixels where the picture grows

@@ -17,7 +17,8 @@ from pipelines.registry.comparison import compare_versions
 from pipelines.registry.config import GateConfig, PromotionConfig
 from pipelines.registry.deletion import VersionInUse, delete_version
 from pipelines.registry.models import resolve_model
-from pipelines.registry.promote import PromotionOutcome, promote
+from pipelines.registry.outcome import PromotionOutcome
+from pipelines.registry.promote import promote
 from pipelines.registry.pull import FilesChanged, export, pull
 from pipelines.registry.register import register_model
 from pipelines.registry.rollback import roll_back

@@ -16,7 +16,8 @@ from pipelines.registry.audit import open_audit_log
 from pipelines.registry.checks import Check, GateReport
 from pipelines.registry.config import PromotionConfig
 from pipelines.registry.hooks import SECRET_VARIABLE, check_urls, notify
-from pipelines.registry.promote import PromotionOutcome, promote
+from pipelines.registry.outcome import PromotionOutcome
+from pipelines.registry.promote import promote
 from pipelines.registry.register import register_model
 from pipelines.registry.tracking import open_client
 
