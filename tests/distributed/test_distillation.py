@@ -59,15 +59,24 @@ def config_of(root: Path, name: str, *, num_steps: int = 4) -> TrainingConfig:
 
 @pytest.fixture(scope="module")
 def runs(root: Path) -> dict[str, RunDirectory]:
-    for name in ("one", "two"):
-        open_run(config_of(root, name))
-    train(2, Job(config=config_of(root, "two")), scratch=root)
-    train(1, Job(config=config_of(root, "one")), scratch=root)
-    return {name: run_directory(str(root), name) for name in ("one", "two")}
+    jobs = {name: Job(config=config_of(root, name)) for name in ("one", "two")}
+    for name in ("bfloat-one", "bfloat-two"):
+        config = config_of(root, name)
+        jobs[name] = Job(config=replace(config, parallel=replace(config.parallel, compute_dtype="bfloat16")))
+    for job in jobs.values():
+        open_run(job.config)
+    train(2, jobs["two"], jobs["bfloat-two"], scratch=root)
+    train(1, jobs["one"], jobs["bfloat-one"], scratch=root)
+    return {name: run_directory(str(root), name) for name in jobs}
 
 
 def losses(directory: RunDirectory) -> list[float]:
     return [record["loss"] for _, record in directory.read_metrics()]
+
+
+def test_a_teachers_logits_are_not_rounded_where_several_compute_in_bfloat16(runs: dict[str, RunDirectory]) -> None:
+    one, two = (losses(runs[f"bfloat-{size}"]) for size in ("one", "two"))
+    assert one[0] == two[0] and one == pytest.approx(two, rel=1e-3)
 
 
 def test_the_first_loss_is_the_models_own_sample_by_sample(root: Path, runs: dict[str, RunDirectory]) -> None:

@@ -39,7 +39,9 @@ def shard_model(model: nn.Module, mesh: DeviceMesh | None, config: ParallelConfi
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     policy = MixedPrecisionPolicy()
     if config.compute_dtype == "bfloat16":
-        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        # Inputs keep their types, as on one worker. All but one have the weights' anyway; a teacher's logits would lose
+        # their third digit.
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
     # Streamed steps hold all units whole from their begin to their end (`vamba.parallel.gathered`).
     reshard = config.reshard_after_forward and not config.streams
     whole = {parameter for name, parameter in model.named_parameters() if is_full_precision(name)}
