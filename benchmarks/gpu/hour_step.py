@@ -63,5 +63,6 @@ class HourStep:
         if self._masters is not None:
             self._masters.close()
         del self.state
+        self._model.zero_grad(set_to_none=True)  # of a step that did not come to its end
         self._model.set_activation_checkpointing(False)
         self._model.eval().requires_grad_(False)

@@ -144,6 +144,14 @@ def test_a_step_leaves_the_model_in_the_types_that_it_found() -> None:
     assert changed and all("cross_attn" in n or "vision_mixer" in n or "alpha" in n for n in changed)
 
 
+def test_a_step_that_did_not_come_to_its_end_leaves_no_gradients_for_the_next_one() -> None:
+    model = random_model(REHEARSAL.model, CPU, torch.bfloat16)
+    step = HourStep(model, CPU.device, torch.bfloat16)
+    model.loss(video_batch(REHEARSAL, 8, CPU.device).to(CPU.device))[0].backward()
+    step.close()  # as where memory ran out
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
 def test_full_attention_is_the_layer_without_its_video() -> None:
     model = random_model(REHEARSAL.model, CPU, torch.float32)
     machine = types.SimpleNamespace(device=CPU.device, is_gpu=False, low_precision=torch.float32)
