@@ -106,6 +106,9 @@ class WorkersConfig:
     peak_tflops: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("num_workers", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"workers.{name} is {getattr(self, name)}; it must be at least 1.")
         for name in ("hang_timeout_s", "preemption_grace_s", "look_for_room_every_s"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"workers.{name} is {getattr(self, name)}; use 0 or more seconds.")

@@ -183,7 +183,7 @@ def preflight(config: TrainingConfig, data: TrainingData) -> Preflight:
         "trains_blocks": any(name.startswith(("visual.blocks.", "visual.patch_embed.")) for name in trained),
         "trains_merger": any(name.startswith("visual.merger.") for name in trained),
     }  # fmt: skip
-    micro_batches = math.ceil(config.plan.packs_per_step / workers)
+    micro_batches = math.ceil(config.plan.packs_per_step / (workers // config.parallel.context))
     memory = footprint(sizes, model.config, config.parallel, largest, micro_batches=micro_batches, **how)
     steps = data.plan.steps(0)
     return Preflight(

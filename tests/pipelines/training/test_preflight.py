@@ -100,6 +100,18 @@ def test_every_recipe_prints_its_plan(name: str, data: Path) -> None:
     assert not (data.parent / "runs").exists()
 
 
+def test_workers_that_share_a_pack_have_as_many_packs_each_as_one_worker_would(data: Path) -> None:
+    plan = on_32("pretrain", data, context=4)  # 16 packs, 8 groups
+    (summed,) = (line.of for line in plan.memory if line.name == "gradients, not yet reduced")
+    assert "2 packs of a worker" in summed
+
+
+@pytest.mark.parametrize("name", ["num_workers", "threads"])
+def test_no_workers_and_no_threads_are_refused(name: str, data: Path) -> None:
+    with pytest.raises(configuration.ConfigError, match=f"workers.{name} is 0; it must be at least 1"):
+        recipe("tiny_pretrain", data, workers={name: 0})
+
+
 def test_replicas_hold_a_whole_copy_each(data: Path) -> None:
     whole, replicated = on_32("pretrain", data), on_32("pretrain", data, replicate=4)
     assert replicated.sizes.local == pytest.approx(4 * whole.sizes.local, rel=0.01)
