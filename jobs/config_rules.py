@@ -33,6 +33,14 @@ def _groups_divide_workers(config: object) -> None:
             f"`parallel.context` is {parallel.context} and `workers.num_workers` is {workers.num_workers}: so many "
             "workers share a video, so the workers must be a multiple of them."
         )
+    fewest = workers.min_workers or workers.num_workers
+    for name, size in (("replicate", parallel.replicate), ("context", parallel.context)):
+        if size > 1 and fewest < workers.num_workers:
+            raise ValueError(
+                f"`workers.min_workers` is {fewest} and `parallel.{name}` {size}: where machines are lost, any number of "
+                f"workers from {fewest} to {workers.num_workers} may be left, and only multiples of {size} could train. "
+                f"Set workers.min_workers=null, or parallel.{name}=1."
+            )
 
 
 def _frames_fit_the_tower(config: object) -> None:

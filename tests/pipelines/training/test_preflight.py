@@ -112,6 +112,15 @@ def test_no_workers_and_no_threads_are_refused(name: str, data: Path) -> None:
         recipe("tiny_pretrain", data, workers={name: 0})
 
 
+@pytest.mark.parametrize("name", ["replicate", "context"])
+def test_a_group_that_may_shrink_to_any_number_has_no_groups_of_equal_size(name: str, data: Path) -> None:
+    workers = {"num_workers": 4, "min_workers": 2}
+    with pytest.raises(configuration.ConfigError, match=f"parallel.{name}` 2: .*any number of workers from 2 to 4"):
+        recipe("tiny_pretrain", data, workers=workers, parallel={name: 2})
+    assert recipe("tiny_pretrain", data, workers=workers | {"min_workers": 4}, parallel={name: 2})
+    assert recipe("tiny_pretrain", data, workers=workers)
+
+
 def test_replicas_hold_a_whole_copy_each(data: Path) -> None:
     whole, replicated = on_32("pretrain", data), on_32("pretrain", data, replicate=4)
     assert replicated.sizes.local == pytest.approx(4 * whole.sizes.local, rel=0.01)
