@@ -37,9 +37,9 @@ def _groups_divide_workers(config: object) -> None:
     for name, size in (("replicate", parallel.replicate), ("context", parallel.context)):
         if size > 1 and fewest < workers.num_workers:
             raise ValueError(
-                f"`workers.min_workers` is {fewest} and `parallel.{name}` {size}: where machines are lost, any number of "
-                f"workers from {fewest} to {workers.num_workers} may be left, and only multiples of {size} could train. "
-                f"Set workers.min_workers=null, or parallel.{name}=1."
+                f"`workers.min_workers` is {fewest} and `parallel.{name}` {size}: where machines are lost, any number "
+                f"of workers from {fewest} to {workers.num_workers} may be left, and only multiples of {size} could "
+                f"train. Set workers.min_workers=null, or parallel.{name}=1."
             )
 
 

@@ -115,7 +115,7 @@ def test_no_workers_and_no_threads_are_refused(name: str, data: Path) -> None:
 @pytest.mark.parametrize("name", ["replicate", "context"])
 def test_a_group_that_may_shrink_to_any_number_has_no_groups_of_equal_size(name: str, data: Path) -> None:
     workers = {"num_workers": 4, "min_workers": 2}
-    with pytest.raises(configuration.ConfigError, match=f"parallel.{name}` 2: .*any number of workers from 2 to 4"):
+    with pytest.raises(ValueError, match=f"parallel.{name}` 2: .*any number of workers from 2 to 4"):
         recipe("tiny_pretrain", data, workers=workers, parallel={name: 2})
     assert recipe("tiny_pretrain", data, workers=workers | {"min_workers": 4}, parallel={name: 2})
     assert recipe("tiny_pretrain", data, workers=workers)
