@@ -105,6 +105,8 @@ def test_files_of_the_users_own_must_be_among_those_that_are_sent(tmp_path: Path
         ("https://ray.example.com", "https://ray.example.com"),
         ("ray://head:10001", "http://head:8265"),
         ("ray://[fd00::1]:10001", "http://[fd00::1]:8265"),
+        (" http://head:8265/#/jobs?tab=1", "http://head:8265"),
+        ("https://ray.example.com/team/", "https://ray.example.com/team"),
     ],
 )
 def test_the_dashboard_takes_jobs(to: str, dashboard: str) -> None:
@@ -115,6 +117,40 @@ def test_the_dashboard_takes_jobs(to: str, dashboard: str) -> None:
 def test_what_is_no_place_is_refused(to: str) -> None:
     with pytest.raises(ValueError, match=r"http://HOST:8265.*ray://HOST:10001, kuberay or sky"):
         plan(to)
+
+
+@pytest.mark.parametrize("to", ["http://[::1", "http://head:99999", "ray://head:abc", "http://u:pw123456@[::1:8265"])
+def test_an_address_with_a_slip_is_refused_before_anything_is_sent(to: str) -> None:
+    with pytest.raises(ValueError, match=r"is no address: .*port from 1 to 65535") as error:
+        plan(to)
+    assert "pw123456" not in str(error.value)
+
+
+def test_a_server_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.submission.ray_cluster._ANSWER_PATIENCE_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ConnectionError, match="does not answer"):
+            RayCluster(url).status("job_1")
+
+
+def test_a_tree_that_leads_back_into_itself_is_refused(tmp_path: Path) -> None:
+    tree = _tree(tmp_path / "tree", "jobs/__main__.py", "my/a.yaml", "my/b.yaml")
+    (tree / "my" / "back").symlink_to(tree)
+    (tree / "my" / "self").symlink_to(tree / "my")
+    with pytest.raises(ValueError, match="link to a folder that it lies in"):
+        sent_files(tree)
+
+
+def test_a_tree_that_ray_would_pack_otherwise_or_not_take_is_refused(tmp_path: Path) -> None:
+    tree = _tree(tmp_path / "tree", "jobs/__main__.py", "videos/.rayignore")
+    with pytest.raises(ValueError, match=r"videos/.rayignore would keep files back"):
+        plan(URL, working_dir=tree)
+    (tree / "videos" / ".rayignore").unlink()
+    with (tree / "videos" / "long.mp4").open("wb") as file:
+        file.truncate(600 * 2**20)
+    with pytest.raises(ValueError, match=r"600 MiB to send, and Ray takes 512 MiB.*videos/ 600 MiB"):
+        plan(URL, working_dir=tree)
 
 
 def test_options_of_other_places_are_refused() -> None:
