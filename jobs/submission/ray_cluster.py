@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
 _NO_AGENT_YET = "No available agent"
-_AGENT_PATIENCE_S = 20.0
-_ANSWER_PATIENCE_S = 30.0
+_AGENT_PATIENCE_S = 60.0
+_ANSWER_PATIENCE_S = 60.0
 # A machine that is gone takes the log along before the cluster knows that the job is.
 _STATE_PATIENCE_S, _STATE_POLL_S = 10.0, 0.5
 _EXIT_CODE = re.compile(r"exit code (\d+)")
@@ -120,9 +120,14 @@ class RayCluster:
         # A .gitignore would keep back what `sent_files` lists.
         os.environ["RAY_RUNTIME_ENV_IGNORE_GITIGNORE"] = "1"
         from ray.exceptions import RayError
-        from ray.job_submission import JobSubmissionClient
+        from ray.job_submission import JobSubmissionClient as WaitingClient
 
-        _require_answer(self._url)
+        class JobSubmissionClient(WaitingClient):
+            """Ray's own waits for ever where a tunnel leads nowhere."""
+
+            def _do_request(self, *arguments: Any, **named: Any) -> Any:
+                return super()._do_request(*arguments, **{"timeout": _ANSWER_PATIENCE_S, **named})
+
         # Ray tells file by file what it packs, through loggers that set their own levels.
         before = logging.root.manager.disable
         logging.disable(logging.WARNING)
@@ -142,21 +147,6 @@ class RayCluster:
             ) from error
         finally:
             logging.disable(before)
-
-
-def _require_answer(url: str) -> None:
-    """Raises ConnectionError for a server that takes the connection and says nothing: Ray's client waits for ever."""
-    import requests
-
-    try:
-        requests.get(f"{url}/api/version", timeout=_ANSWER_PATIENCE_S)
-    except requests.Timeout as error:
-        raise ConnectionError(
-            f"The cluster at {url} does not answer within {_ANSWER_PATIENCE_S:.0f} s: is that a Ray head's dashboard, "
-            "and does the head run? A tunnel or a firewall may take connections that go nowhere."
-        ) from error
-    except requests.RequestException:
-        return  # told by Ray's client, which sends the token
 
 
 def _data(client: Any, path: str) -> Any:

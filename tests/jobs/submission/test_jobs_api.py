@@ -130,7 +130,7 @@ def test_a_server_that_says_nothing_is_not_waited_for(monkeypatch: pytest.Monkey
     monkeypatch.setattr("jobs.submission.ray_cluster._ANSWER_PATIENCE_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with pytest.raises(ConnectionError, match="does not answer"):
+        with pytest.raises(ConnectionError, match="timed out.*Check the address"):
             RayCluster(url).status("job_1")
 
 
@@ -274,11 +274,32 @@ def test_a_run_is_not_kept_in_a_folder_that_ray_removes(tmp_path: Path, monkeypa
     monkeypatch.chdir(copy)
     monkeypatch.setenv("VAMBA_HOME", "/mnt/vamba")
     assert vamba_home() == Path("/mnt/vamba")
+    monkeypatch.setenv("VAMBA_HOME", "home")
+    with pytest.raises(ValueError, match="below the job's working directory"):
+        vamba_home()
     monkeypatch.delenv("VAMBA_HOME")
     with pytest.raises(ValueError, match="storage that every node mounts by --env VAMBA_HOME"):
         vamba_home()
     monkeypatch.chdir(tmp_path)
     assert vamba_home() == tmp_path / ".vamba"
+
+
+@pytest.mark.parametrize("home", ["s3://bucket/home", "file:///mnt/vamba"])
+def test_an_address_as_home_does_not_become_a_folder_of_that_name(
+    home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VAMBA_HOME", home)
+    with pytest.raises(ValueError, match="VAMBA_HOME is .*name a folder"):
+        vamba_home()
+    for to in (URL, "kuberay", "sky"):
+        with pytest.raises(ValueError, match="VAMBA_HOME is .*name a folder"):
+            plan(to, environment={"VAMBA_HOME": home})
+    with pytest.raises(ValueError, match="VAMBA_HOME is .*name a folder"):
+        plan(URL)
+    monkeypatch.setenv("VAMBA_HOME", ".vamba")
+    with pytest.raises(ValueError, match=r"VAMBA_HOME is '.vamba', which lies elsewhere where the job runs"):
+        plan(URL)
 
 
 @pytest.fixture
