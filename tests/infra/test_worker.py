@@ -30,8 +30,8 @@ while true; do sleep 0.05; done
 
 @dataclass
 class Metadata:
-    """A metadata service. notice: what the cloud says of this machine; garbled: it answers what is no HTTP. asked: the paths
-    of all requests.
+    """A metadata service. notice: what the cloud says of this machine. garbled: whether it answers what is no HTTP.
+    asked: the paths of all requests.
     """
 
     cloud: str
