@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.gpu.hour_inputs import video_batch
 from benchmarks.gpu.hour_presets import Preset
 from benchmarks.gpu.hour_report import Row
-from benchmarks.gpu.hour_step import TrainStep
+from benchmarks.gpu.hour_step import HourStep
 from benchmarks.gpu.hour_streamed import timed
 from benchmarks.gpu.machine import Machine
 from vamba.model.config import ModelConfig
@@ -32,19 +32,16 @@ def prefill_one_shot(machine: Machine, preset: Preset, model: Vamba, frames: int
 
 def train_one_shot(machine: Machine, preset: Preset, model: Vamba, frames: int) -> Row:
     """Forward, backward and update, each layer recomputed in the backward pass."""
-    step = TrainStep(model)
-    model.set_activation_checkpointing(True)
+    step = HourStep(model, machine.device, machine.low_precision)
 
     def run() -> Tensor:
-        loss_sum, num_loss_tokens = model.loss(video_batch(preset, frames, machine.device).to(machine.device))
-        loss_sum.backward()
-        return step.update(num_loss_tokens)
+        result = step.run(video_batch(preset, frames, machine.device))
+        return torch.tensor([result.loss, result.grad_norm])
 
     try:
         return _measured(machine, preset, model.architecture, "train step", frames, run)
     finally:
         step.close()
-        model.set_activation_checkpointing(False)
 
 
 def largest_tensor(config: ModelConfig, tokens: int) -> int:

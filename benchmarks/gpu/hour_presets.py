@@ -25,7 +25,9 @@ class Preset:
     frames: tuple[int, int, int, int, int]
     """Measured: a short length, the base of memory, one that full attention is compared at, an hour, the longest."""
     chunk_tokens: int
-    """Video tokens that go through the layers at once, and have a graph at once."""
+    """Video tokens that go through the layers at once, and have a graph at once in a step on the longest video."""
+    short_chunk_tokens: int
+    """Video tokens that have a graph at once in all other steps: less memory on the GPU, more states on the host."""
     block_tokens: int
     """Video tokens of a part of what inference keeps."""
     warm_frames: tuple[int, ...]
@@ -69,6 +71,10 @@ class Preset:
         """Video tokens of so many frames."""
         return num_video_tokens(frames, self.width, self.height, PROCESSING)
 
+    def step_chunk_tokens(self, frames: int) -> int:
+        """Video tokens that have a graph at once in a training step."""
+        return self.chunk_tokens if frames == self.longest_frames else self.short_chunk_tokens
+
     @property
     def tokens_per_pair(self) -> int:
         return self.tokens(2)
@@ -86,6 +92,7 @@ HOUR = Preset(
     width=640,
     frames=(256, 512, 1024, 3600, 8192),
     chunk_tokens=4096,
+    short_chunk_tokens=2048,
     block_tokens=32_768,
     warm_frames=(64, 40),
     text_tokens=512,
@@ -117,6 +124,7 @@ REHEARSAL = Preset(
     width=84,
     frames=(8, 12, 16, 28, 40),
     chunk_tokens=32,
+    short_chunk_tokens=16,
     block_tokens=64,
     warm_frames=(16, 14),
     text_tokens=11,

@@ -2,9 +2,9 @@
 
 Where things lie, 7B (57 KB of keys and values, 7 KB of the tower's per video token, 104 MB of states per chunk bound):
 
-    training    on the GPU 54.8 GiB of weights, sums of gradients and moments, and the graph of one chunk (4,096 tokens:
-                10 GiB); all that grows with the video in pinned host memory, at every length, so that the peak does not
-                grow: 47 GiB at an hour, 106 GiB at 8,192 frames
+    training    on the GPU 66.0 GiB of weights, sums of gradients and moments, and the graph of one chunk (2,048 tokens:
+                5 GiB); all that grows with the video in pinned host memory, at every length, so that the peak does not
+                grow: 61 GiB at an hour, and 107 GiB at 8,192 frames in chunks of 4,096, which have half as many states
     inference   by the model's own rule (`vamba.streaming.placement`): on the GPU where keys and values fit beside the
                 21 GiB of weights, else in pinned host memory, as 65 GiB of 8,192 frames on a card of 80 GB
 
@@ -26,13 +26,13 @@ from benchmarks.gpu.hour_inputs import pieces, text_batch, video_batch
 from benchmarks.gpu.hour_pinned import HostMemoryError, keys_values_blocks, reserve, room_for, step_blocks
 from benchmarks.gpu.hour_presets import Preset
 from benchmarks.gpu.hour_report import Row
-from benchmarks.gpu.hour_step import TrainStep
+from benchmarks.gpu.hour_step import HourStep
 from benchmarks.gpu.machine import Machine
 from vamba.model.vamba import Vamba
 from vamba.streaming.encoder import VideoEncoder
 from vamba.streaming.memory import VideoMemory
 from vamba.streaming.placement import Placement, Wish, choose, free_room, sizes_of
-from vamba.streaming.training import StreamingPlan, forward_backward
+from vamba.streaming.training import StreamingPlan
 
 T = TypeVar("T")
 
@@ -64,31 +64,24 @@ def timed(machine: Machine, call: Callable[[], T]) -> tuple[T, Cost]:
 def train_streamed(machine: Machine, preset: Preset, model: Vamba, frames: int) -> Row:
     """Forward, backward and update on one video of so many frames; a row without a time where it does not fit."""
     dtype, config = machine.low_precision, model.architecture
-    tokens = preset.tokens(frames)
+    tokens, chunk_tokens = preset.tokens(frames), preset.step_chunk_tokens(frames)
     batch = video_batch(preset, frames, machine.device)
     plan = StreamingPlan(
         above_tokens=0,
-        chunk_tokens=preset.chunk_tokens,
+        chunk_tokens=chunk_tokens,
         open_store=partial(Placement(kv="host").open_store, machine.device, dtype),
     )
     try:
-        pinned_s = reserve(machine, step_blocks(config, tokens, preset.chunk_tokens, dtype.itemsize))
+        pinned_s = reserve(machine, step_blocks(config, tokens, chunk_tokens, dtype.itemsize))
     except HostMemoryError as error:
         return Row(model="streamed", passes="train step", frames=frames, tokens=tokens, how=str(error))
-    step = TrainStep(model)
-    model.set_activation_checkpointing(True)
-
-    def run() -> tuple[Tensor, Tensor]:
-        loss_sum, num_loss_tokens = forward_backward(model, batch, plan, device=machine.device)
-        return loss_sum / num_loss_tokens, step.update(num_loss_tokens)
-
+    step = HourStep(model, machine.device, dtype, plan)
     try:
-        (loss, norm), cost = timed(machine, run)
+        result, cost = timed(machine, partial(step.run, batch))
     finally:
         step.close()
-        model.set_activation_checkpointing(False)
-    _check_finite(loss, norm)
-    how = f"all that grows in pinned memory ({pinned_s:.1f} s to make, not counted), loss {loss.item():.2f}"
+    _check_finite(torch.tensor([result.loss, result.grad_norm]))
+    how = f"all that grows in pinned memory ({pinned_s:.1f} s to make, not counted), loss {result.loss:.2f}"
     return _row("streamed", "train step", frames, tokens, cost, how)
 
 

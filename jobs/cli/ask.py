@@ -13,9 +13,10 @@ from jobs.cli.progress_bar import ProgressBar
 from jobs.cli.session import SESSION
 
 if TYPE_CHECKING:
-    from pipelines.evaluation.ask import AskConfig, AskReply
+    from pipelines.evaluation.ask import AskConfig, AskReply, Step
 
 _MEMORY_SUFFIX = ".safetensors"
+_LONG_MB = 100
 
 
 Words = Annotated[
@@ -89,13 +90,29 @@ def ask(
         _print_plan(resolved)
         return
     SESSION.note(f"reading {resolved.video or resolved.memory} …")
-    bar = ProgressBar("ask", "frames")
-    reply = run_ask(resolved, lambda done, total: SESSION.progress(bar.line(done, total)))
+    reply = run_ask(resolved, Bars())
     SESSION.end_progress()
     if json:
         print_json(reply)
     else:
         _print_answers(reply)
+
+
+class Bars:
+    """A line of progress for each step that takes long. Files of a few MB take no time and have none."""
+
+    def __init__(self) -> None:
+        self._step, self._bar = "", ProgressBar("", "")
+
+    def __call__(self, step: Step, done: int, total: int) -> None:
+        if step != "ask":
+            done, total = done // 10**6, total // 10**6
+            if total < _LONG_MB:
+                return
+        if step != self._step:
+            SESSION.end_progress()
+            self._step, self._bar = step, ProgressBar(step, "frames" if step == "ask" else "MB")
+        SESSION.progress(self._bar.line(done, total))
 
 
 def _check_memory(memory: str | None, extend: str | None, words: list[str]) -> None:

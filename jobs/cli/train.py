@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="tiny_pretrain, tiny_instruct, pretrain, instruct, or a YAML file.")],
+    recipe: Annotated[str, typer.Argument(help="tiny_pretrain, tiny_instruct, pretrain, instruct, hour; or a YAML.")],
     data: Annotated[str, typer.Option(help="URI of an ingested dataset.")],
     name: Annotated[str, typer.Option(help="Name of the run; the same name continues it.", metavar="RUN")],
     init_from: Annotated[

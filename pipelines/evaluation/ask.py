@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from vamba.streaming.memory import VideoMemory
     from vamba.streaming.placement import Wish
     from vamba.streaming.saved_memory import SavedMemory
+
+Step = Literal["read", "ask", "save"]
+Progress = Callable[[Step, int, int], None]
+"""(step, done, total): frames that are encoded ("ask"), bytes of a saved memory that are read or written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,8 +154,8 @@ def plan_ask(config: AskConfig) -> PlannedVideo:
         raise UnreadableVideoError(f"{path} can't be read as a video ({error.error_class}): {error.message}") from error
 
 
-def ask(config: AskConfig, progress: Callable[[int, int], None] | None = None) -> AskReply:
-    """Answer the questions. `progress` is called with encoded and planned frames.
+def ask(config: AskConfig, progress: Progress = lambda step, done, total: None) -> AskReply:
+    """Answer the questions. `progress` is told of every step that takes long.
 
     Raises `UnreadableVideoError`, or ValueError for a model or a memory that can't be found, loaded or used together.
     """
@@ -163,14 +168,14 @@ def ask(config: AskConfig, progress: Callable[[int, int], None] | None = None) -
     started = time.monotonic()
     answerer = Answerer(model.directory, device=config.device, dtype=config.dtype, backends=config.backends)
     loaded = time.monotonic()
-    seen = _look(config, planned, answerer, progress or (lambda done, total: None))
+    seen = _look(config, planned, answerer, progress)
     looked = time.monotonic()
     if config.why and len(seen.memory.times_ns) != seen.memory.media.num_pairs:
         raise ValueError(
             "--why needs to know when each frame is shown, and this memory was saved without; make it anew."
         )
     if config.save:
-        _save(config, seen, answerer)
+        _save(config, seen, answerer, progress)
     saved = time.monotonic()
     said = answerer.say(seen.memory, config.questions, max_new_tokens=config.max_new_tokens)
     texts = [one.text for one in said]
@@ -228,23 +233,23 @@ def read_questions(path: Path) -> list[str]:
     return questions
 
 
-def _look(
-    config: AskConfig, planned: PlannedVideo | None, answerer: Answerer, progress: Callable[[int, int], None]
-) -> _Seen:
+def _look(config: AskConfig, planned: PlannedVideo | None, answerer: Answerer, progress: Progress) -> _Seen:
     from vamba.data.frames import num_frame_pairs
     from vamba.streaming.saved_memory import load
 
     started = time.monotonic()
     num_frames, waited_s = len(planned.timestamps_ns) if planned else 0, 0.0
+    num_pairs = num_frame_pairs(num_frames, answerer.processing) if planned else 0
     before: VideoMemory | None = None
     earlier: dict[str, Any] = {"video": "", "duration_ns": 0, "num_frames": 0}
     if config.memory:
-        more = num_frame_pairs(num_frames, answerer.processing) if planned else 0
-        saved = load(Path(config.memory).expanduser(), answerer.model, config.wish, more_pairs=more)
+        path, shown = Path(config.memory).expanduser(), partial(progress, "read")
+        saved = load(path, answerer.model, config.wish, more_pairs=num_pairs, shown=shown)
         before, earlier = saved.memory, _told(saved, config.memory)
     if planned is None:
         assert before is not None
         return _Seen(memory=before, notes=earlier, decode_s=0.0, encode_s=time.monotonic() - started)
+    num_encoded = min(num_frames, answerer.processing.temporal_patch_size * num_pairs)  # an odd last one is left out
     times_ns = [earlier["duration_ns"] + time_ns for time_ns in planned.timestamps_ns]
 
     def timed() -> Iterator[np.ndarray]:
@@ -265,7 +270,7 @@ def _look(
         wish=config.wish,
         after=before,
         times_ns=() if before and not before.times_ns else times_ns,
-        shown=lambda done: progress(done, num_frames),
+        shown=lambda done: progress("ask", done, num_encoded),
     )
     notes: dict[str, Any] = {
         "video": ", ".join(filter(None, (earlier["video"], config.video))),
@@ -290,10 +295,11 @@ def _told(saved: SavedMemory, path: str) -> dict[str, Any]:
     return known | {key: value for key, value in saved.notes.items() if isinstance(value, type(known.get(key, value)))}
 
 
-def _save(config: AskConfig, seen: _Seen, answerer: Answerer) -> None:
+def _save(config: AskConfig, seen: _Seen, answerer: Answerer, progress: Progress) -> None:
     from vamba.streaming.saved_memory import save
 
-    save(seen.memory, Path(config.save).expanduser().absolute(), answerer.model, notes=seen.notes)
+    path = Path(config.save).expanduser().absolute()
+    save(seen.memory, path, answerer.model, notes=seen.notes, shown=partial(progress, "save"))
 
 
 def _why(

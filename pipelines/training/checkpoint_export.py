@@ -101,12 +101,12 @@ def _load_trained(model: Any, checkpoint: Checkpoint) -> None:
     from vamba.train.fingerprint import fingerprint
 
     names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    frozen = fingerprint((name, tensor) for name, tensor in state.items() if name not in names)
+    state = model.state_dict(keep_vars=True)
+    frozen = fingerprint((name, tensor) for name, tensor in state.items() if not tensor.requires_grad)
     if checkpoint.frozen_digest not in (None, frozen):
         raise FrozenWeightsError(
             f"{checkpoint.directory} was trained on frozen weights {checkpoint.frozen_digest}, but what the run "
             f"started from has {frozen} now. Restore that."
         )
-    trained = {f"model.{name}": tensor for name, tensor in state.items() if name in names}
+    trained = {f"model.{name}": tensor.detach() for name, tensor in state.items() if name in names}
     load_tensors(trained, checkpoint.directory, no_dist=True)

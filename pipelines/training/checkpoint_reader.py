@@ -19,6 +19,8 @@ import torch
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 
+from pipelines.training.ranks import expect_single_process
+
 _METADATA = "torch.distributed.checkpoint.metadata"
 _TYPES = {
     *(
@@ -65,6 +67,8 @@ def load_tensors(tensors: Mapping[str, Any], directory: Path, *, no_dist: bool) 
     """
     import torch.distributed.checkpoint as dcp
 
+    if no_dist:
+        expect_single_process()
     read_index(directory / ".metadata")  # here a refusal is told as it is; DCP would bury it in its own exception
     dcp.load(dict(tensors), storage_reader=TensorsOnlyReader(directory), no_dist=no_dist)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.training.checkpoint_files import Checkpoint, commit, describe_files
-from pipelines.training.ranks import from_first, gathered, rank_and_world_size
+from pipelines.training.ranks import expect_single_process, from_first, gathered, rank_and_world_size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,6 +93,8 @@ class CheckpointWriter:
         self._rank, world_size = rank_and_world_size()
         if world_size > 1:
             self._group = dist.new_group(backend="gloo")
+        else:
+            expect_single_process()
         is_cuda = torch.cuda.is_available()
         self._stager = DefaultStager(
             StagingOptions(

@@ -173,6 +173,7 @@ class CheckpointStore:
             load_tensors(tensors, checkpoint.directory, no_dist=is_alone)
         except CheckpointException as error:  # a BaseException in torch
             raise RuntimeError(f"{checkpoint.directory} is intact but does not fit this model: {error}") from error
+        state.publish()
 
     def _first_intact(self, names: list[str]) -> Checkpoint | None:
         """The first of these, as rank 0 lists them, whose files are whole; those before it are set aside."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.training.adapters import select_trained
 from pipelines.training.config import TrainingConfig
-from pipelines.training.session import TrainingData, build_model_shell
+from pipelines.training.session import TrainingData, build_model_shell, stored_narrow
 from pipelines.training.teachers import open_teachers
 from vamba.ops.backends import describe
 
@@ -46,7 +46,7 @@ class Preflight:
     parts: tuple[tuple[str, int, int], ...]
     sizes: ShardSizes
     memory: tuple[MemoryLine, ...]
-    elsewhere: MemoryLine | None
+    elsewhere: tuple[MemoryLine, ...]
     tokens_per_step: float
     samples_per_step: float
     fill: float
@@ -120,8 +120,8 @@ class Preflight:
         rows[f"memory of a {kind}"] = f"{_size(self.memory_bytes)}"
         for line in self.memory:
             rows[f"  {line.name}"] = f"{_size(line.size_bytes)}  {line.of}"
-        if self.elsewhere is not None:
-            rows[self.elsewhere.name] = f"{_size(self.elsewhere.size_bytes)} {self.elsewhere.of}"
+        for line in self.elsewhere:
+            rows[line.name] = f"{_size(line.size_bytes)}  {line.of}"
         rows["data"] = f"{self.num_samples} samples, manifest {self.data_digest[:19]}…"
         rows["packs per step"] = (
             f"{config.plan.packs_per_step}, up to {config.plan.tokens_per_pack:,} tokens each, {self.fill:.1%} filled"
@@ -143,6 +143,8 @@ class Preflight:
 
     def _mesh(self) -> str:
         workers, replicate = self.config.workers, self.config.parallel.replicate
+        if workers.num_workers == 1:
+            return f"1 worker on {workers.device}, {self.config.parallel.compute_dtype}"
         shape = f"{replicate} replica(s) of {workers.num_workers // replicate} shard(s)"
         context = self.config.parallel.context
         idle = -self.config.plan.packs_per_step % (workers.num_workers // context) * context
@@ -157,6 +159,7 @@ def preflight(config: TrainingConfig, data: TrainingData) -> Preflight:
     from vamba.parallel.fake_ranks import fake_ranks
     from vamba.parallel.footprint import footprint, stored_elsewhere
     from vamba.parallel.mesh import build_mesh
+    from vamba.parallel.precision import narrow_frozen
     from vamba.parallel.shard_sizes import shard_sizes
     from vamba.parallel.sharding import shard_model
 
@@ -166,6 +169,7 @@ def preflight(config: TrainingConfig, data: TrainingData) -> Preflight:
     model = build_model_shell(config)
     select_trained(model, config)
     parts = _parts(model)
+    narrow_frozen(model, stored_narrow(config), config.parallel)
     with fake_ranks(workers) if workers > 1 else nullcontext():
         shard_model(model, build_mesh("cpu", config.parallel), config.parallel)
         sizes = shard_sizes(model)
@@ -185,7 +189,7 @@ def preflight(config: TrainingConfig, data: TrainingData) -> Preflight:
         parts=parts,
         sizes=sizes,
         memory=memory,
-        elsewhere=stored_elsewhere(model.config, config.parallel, largest, **how),
+        elsewhere=stored_elsewhere(sizes, model.config, config.parallel, largest, **how),
         tokens_per_step=int(steps.pack_costs.sum()) / len(steps),
         samples_per_step=len(data.rows) / len(steps),
         fill=data.plan.fill(0),

@@ -7,6 +7,7 @@ of one process.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 
@@ -15,6 +16,11 @@ def rank_and_world_size() -> tuple[int, int]:
     import torch.distributed as dist
 
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def expect_single_process() -> None:
+    """Checkpoints of one process need no group, and torch would warn of that at each of them."""
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
 
 
 class GroupEndedError(RuntimeError):

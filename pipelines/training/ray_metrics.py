@@ -51,7 +51,10 @@ METRICS: tuple[GaugeSpec, ...] = (
 
 @dataclass(slots=True)
 class RunHealth:
-    """The metrics of a run so far, added up from its records and events in the order they were written."""
+    """The metrics of a run so far, added up from its records and events in the order they were written.
+
+    skipped: steps; rewinds: (at, to). A restart that repeats them does not count them again.
+    """
 
     num_steps: int = 0
     last: dict[str, Any] = field(default_factory=dict)
@@ -60,9 +63,9 @@ class RunHealth:
     attempts: int = 0
     checkpoint_time: float = math.nan
     checkpoint_step: int = 0
-    skipped: int = 0
+    skipped: set[int] = field(default_factory=set)
     replayed: int = 0
-    rewinds: int = 0
+    rewinds: set[tuple[int, int]] = field(default_factory=set)
     evaluation_loss: float = math.nan
     unreadable: set[str] = field(default_factory=set)
     _productive_s: dict[int, float] = field(default_factory=dict)
@@ -73,7 +76,10 @@ class RunHealth:
         step = int(record["step"])
         self.replayed += step in self._productive_s
         self._productive_s[step] = 0.0 if record.get("skipped") else sum(record["seconds"].values())
-        self.skipped += bool(record.get("skipped"))
+        if record.get("skipped"):
+            self.skipped.add(step)
+        else:
+            self.skipped.discard(step)
         self.last = dict(record)
 
     def add_event(self, event: Mapping[str, Any]) -> None:
@@ -94,13 +100,13 @@ class RunHealth:
         elif kind == "evaluated":
             self.evaluation_loss = float(event["evaluation_loss"])
         elif kind == "rewound":
-            self.rewinds += 1
+            self.rewinds.add((int(event["at"]), int(event["to"])))
 
     def values(self, now: float) -> dict[str, float]:
         """Values by name of `METRICS`; what is not known yet is left out. now: seconds since 1970."""
         known: dict[str, float | None] = {
-            "attempts": self.attempts, "steps_planned": self.num_steps or None, "skipped_steps": self.skipped,
-            "replayed_steps": self.replayed, "rewinds": self.rewinds, "evaluation_loss": self.evaluation_loss,
+            "attempts": self.attempts, "steps_planned": self.num_steps or None, "skipped_steps": len(self.skipped),
+            "replayed_steps": self.replayed, "rewinds": len(self.rewinds), "evaluation_loss": self.evaluation_loss,
             "unreadable_samples": len(self.unreadable),
             "checkpoint_age_seconds": now - self._safe_until(), "checkpoint_step": self.checkpoint_step,
             "goodput_ratio": sum(self._productive_s.values()) / max(now - self.started, 1e-9),

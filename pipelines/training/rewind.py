@@ -92,3 +92,4 @@ def _copy(source: TrainState, target: TrainState) -> None:
     with torch.no_grad():
         for name, tensor in target.tensors().items():
             local(tensor).copy_(local(tensors[name]))
+    target.publish()

@@ -15,7 +15,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,7 +95,7 @@ def tokenizer_directory(config: TrainingConfig) -> Path:
 
 
 def build_model(config: TrainingConfig) -> Vamba:
-    """The whole model on the CPU: read from `init_from` (a directory by now), or initialised from the seed."""
+    """The whole model, float32 on the CPU: read from `init_from` (a directory by now), or initialised from the seed."""
     if config.model.init_from:
         import torch
 
@@ -111,6 +111,16 @@ def build_model(config: TrainingConfig) -> Vamba:
     model = Vamba(model_config(config), config.backends, config.workers.device)
     init_weights_(model, seed=config.train.seed)
     return model
+
+
+def stored_narrow(config: TrainingConfig) -> frozenset[str]:
+    """Names of the weights that the start model stores in bfloat16; of a model that is initialised, none."""
+    if not config.model.init_from:
+        return frozenset()
+    from vamba.model.tensor_files import stored_tensors
+
+    found = stored_tensors(config.model.init_from)
+    return frozenset(name for name, tensor in found.items() if tensor.dtype == "BF16")
 
 
 def build_model_shell(config: TrainingConfig) -> Vamba:
@@ -142,7 +152,9 @@ def build_state(config: TrainingConfig, data: TrainingData) -> TrainState:
 
     from vamba.parallel.context import build_context
     from vamba.parallel.layers import prepare_layers, streaming_plan
+    from vamba.parallel.masters import masters_for
     from vamba.parallel.mesh import build_mesh
+    from vamba.parallel.precision import narrow_frozen
     from vamba.parallel.sharding import shard_model
     from vamba.train.state import TrainState
 
@@ -156,13 +168,24 @@ def build_state(config: TrainingConfig, data: TrainingData) -> TrainState:
     mesh = build_mesh(device.type, config.parallel)
     context = build_context(config.parallel.context, device)
     prepare_layers(model, config.parallel)
+    narrow_frozen(model, stored_narrow(config), config.parallel)
     shard_model(model.to(device), mesh, config.parallel)
+    masters = masters_for(model, config.parallel) if mesh is None else None
     model.train()
     return TrainState(
         model, config.train, num_steps=data.num_steps, reader_state=data.plan.start(), mesh=mesh,
-        context=context, device=device,
+        context=context, device=device, masters=masters,
         streaming=streaming_plan(config.parallel, device, context, scan_chunk=model.config.mixer.chunk_size),
     )  # fmt: skip
+
+
+def _start(config: TrainingConfig, data: TrainingData, world_size: int) -> TrainState:
+    """The state that the run started from, to be copied into the one that trains; of one worker, on the CPU."""
+    if world_size == 1:
+        from vamba.ops.backends import Backends
+
+        config = replace(config, backends=Backends(), workers=replace(config.workers, device="cpu"))
+    return build_state(config, data)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,7 +247,7 @@ def _train_attempt(
     run = RankRun(
         directory, store, config.reader, attempt=attempt, rank=rank, labels=labels, unreadable=unreadable,
         rewinder=Rewinder(
-            store, data.plan, rebuild=partial(build_state, config, data), notify=directory.append_event
+            store, data.plan, rebuild=partial(_start, config, data, state.world_size), notify=directory.append_event
         ),
         evaluator=_evaluator(config, data, directory, encode),
         measures=StepMeasures(config, world_size), watchdog=watchdog, saves=saves, step=state.step,

@@ -62,6 +62,11 @@ STANDS_FOR = {
     "vniah_small": "suite.yaml",
 }
 _SMALL = ("--here", "--set", "train.num_steps=2", "--set", "train.checkpoint_every_steps=1")
+_TINY_HOUR = (
+    *(*_SMALL, "--set", "workers.device=cpu", "--set", "workers.gpu_memory_gb=null"),
+    *("--set", "train.expected_trainable=null", "--set", "plan.packs_per_step=1"),
+    *("--set", "parallel.streamed_above_tokens=0", "--set", "parallel.stream_chunk_tokens=32"),
+)
 _LENIENT = ("--force", "--reason", "a walk through the documents")
 
 
@@ -100,6 +105,7 @@ def _steps() -> Iterator[Step]:
         text="vamba train pretrain --data data/captions --name stage1 --init-from hybrid", added=_SMALL, start="start"
     )
     yield Step(text="vamba train instruct --data data/mine --name stage2 --init-from stage1", added=_SMALL)
+    yield Step(text="vamba train hour --data data/films --name hour --init-from stage1", added=_TINY_HOUR)
     yield Step(text="vamba train tiny_pretrain --data data/demo --name stage1", added=_SMALL, home="home-train")
     yield Step(
         text="vamba train tiny_instruct --data data/demo --name stage2 --init-from stage1",
@@ -213,7 +219,7 @@ def _prepare(folder: Path) -> None:
     shutil.copytree(GOLDEN / "Q_qwen2vl", folder / "Qwen2-VL-7B-Instruct")
     write_model(folder / "start")  # the tiny Qwen has no tokenizer, and this one no source
     (folder / "data").mkdir()
-    for name in ("captions", "demo"):
+    for name in ("captions", "demo", "films"):
         (folder / "data" / name).symlink_to("mine")
 
 

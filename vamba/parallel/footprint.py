@@ -51,7 +51,7 @@ def footprint(
         policy = "of the text, the inputs of every layer and what it read"
     block = "block, or a chunk of the video through all layers," if kept.stored else "block"
     lines = [
-        MemoryLine(name="master weights", size_bytes=_MASTER * sizes.local, of=f"{sizes.local:,} values, float32"),
+        *_weight_lines(sizes, compute, on_gpu=on_gpu),
         MemoryLine(
             name="gradients", size_bytes=_MASTER * sizes.local_trainable, of=f"{sizes.local_trainable:,}, float32"
         ),
@@ -79,6 +79,7 @@ def footprint(
 
 
 def stored_elsewhere(
+    sizes: ShardSizes,
     model: ModelConfig,
     config: ParallelConfig,
     pack: PackShape,
@@ -86,21 +87,46 @@ def stored_elsewhere(
     on_gpu: bool,
     trains_blocks: bool,
     trains_merger: bool,
-) -> MemoryLine | None:
-    """What a worker keeps of its largest streamed video outside its own memory; None where that is nothing."""
+) -> tuple[MemoryLine, ...]:
+    """What a worker keeps outside the memory that `footprint` is of: frozen weights, its largest streamed video."""
     compute = 2 if config.compute_dtype == "bfloat16" else 4
     stored = pack_memory(
         model, pack, config, compute_bytes=compute, trains_blocks=trains_blocks, trains_merger=trains_merger
     ).stored
-    if not stored or _is_worker_memory(config, on_gpu=on_gpu):
-        return None
     place = "pinned host memory" if config.stream_kv == "host" else f"files in {config.stream_directory or 'TMPDIR'}"
-    return MemoryLine(name="streamed video", size_bytes=stored, of=f"a worker, in {place}")
+    lines = [MemoryLine(name="streamed video", size_bytes=stored, of=f"a worker, in {place}")]
+    if _is_worker_memory(config, on_gpu=on_gpu):
+        lines.clear()
+    if _has_copies(sizes, compute) and on_gpu:
+        frozen = sizes.frozen_matrices
+        of = f"{frozen:,} values, float32 as stored, in host memory"
+        lines.append(MemoryLine(name="frozen weights", size_bytes=_MASTER * frozen, of=of))
+    return tuple(line for line in lines if line.size_bytes)
 
 
 def _is_worker_memory(config: ParallelConfig, *, on_gpu: bool) -> bool:
     """Whether what is kept of a streamed video lies in the memory whose lines are counted; a CPU has one memory."""
     return config.stream_kv == "device" or (config.stream_kv == "host" and not on_gpu)
+
+
+def _has_copies(sizes: ShardSizes, compute: int) -> bool:
+    """Whether weights are held twice (`vamba.parallel.masters`)."""
+    return compute < _MASTER and not sizes.units
+
+
+def _weight_lines(sizes: ShardSizes, compute: int, *, on_gpu: bool) -> list[MemoryLine]:
+    """Weights as they are kept, and on one worker the copies that bfloat16 is computed with."""
+    wide = sizes.local - sizes.local_narrow
+    copies = sizes.local_matrices if _has_copies(sizes, compute) else 0
+    if copies and on_gpu:
+        wide -= sizes.frozen_matrices  # these wait on the host
+    return [
+        MemoryLine(name="master weights", size_bytes=_MASTER * wide, of=f"{wide:,} values, float32"),
+        MemoryLine(
+            name="frozen weights", size_bytes=2 * sizes.local_narrow, of=f"{sizes.local_narrow:,}, bfloat16 as stored"
+        ),
+        MemoryLine(name="computed weights", size_bytes=compute * copies, of=f"{copies:,}, bfloat16"),
+    ]
 
 
 def _collective_lines(sizes: ShardSizes, config: ParallelConfig, compute: int, micro_batches: int) -> list[MemoryLine]:

@@ -32,15 +32,8 @@ def is_full_precision(name: str) -> bool:
 
 
 def shard_model(model: nn.Module, mesh: DeviceMesh | None, config: ParallelConfig) -> None:
-    """Shard `model` in place over `mesh`; without a mesh it is left as it is.
-
-    Raises ValueError for bfloat16 without a mesh: precision is a property of FSDP's units.
-    """
+    """Shard `model` in place over `mesh`; without a mesh it is left as it is (`vamba.parallel.masters` is for that)."""
     if mesh is None:
-        if config.compute_dtype != "float32":
-            raise ValueError(
-                f"parallel.compute_dtype = {config.compute_dtype!r} needs at least 2 workers; one trains float32."
-            )
         return
     # Layers return views of their last operation; nothing in the model changes them in place.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,12 +61,17 @@ class Group:
         )
 
 
-def write_file(path: Path, groups: Sequence[Group], metadata: Mapping[str, str]) -> None:
-    """The file appears complete or not at all."""
+def write_file(
+    path: Path,
+    groups: Sequence[Group],
+    metadata: Mapping[str, str],
+    shown: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """The file appears complete or not at all. shown: called with the bytes that are written, and with all of them."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with draft.open("wb", buffering=0) as file:
-            _write(file, groups, metadata)
+            _write(file, groups, metadata, shown)
             os.fsync(file.fileno())
         draft.replace(path)
     finally:
@@ -100,7 +105,9 @@ def read_metadata(path: Path) -> tuple[Mapping[str, str], Mapping[str, str] | No
     return metadata, digests
 
 
-def _write(file: BinaryIO, groups: Sequence[Group], metadata: Mapping[str, str]) -> None:
+def _write(
+    file: BinaryIO, groups: Sequence[Group], metadata: Mapping[str, str], shown: Callable[[int, int], None]
+) -> None:
     entries: dict[str, Any] = {}
     end = 0
     for group in groups:
@@ -109,6 +116,7 @@ def _write(file: BinaryIO, groups: Sequence[Group], metadata: Mapping[str, str])
             entries[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
     base = LENGTH_BYTES + len(_header(entries, metadata, dict.fromkeys(entries, _NO_DIGEST)))
     digests: dict[str, str] = {}
+    done = 0
     for group in groups:
         offsets = [base + entries[name]["data_offsets"][0] for name in group.names]
         hashes = [hashlib.sha256() for _ in group.names]
@@ -117,7 +125,9 @@ def _write(file: BinaryIO, groups: Sequence[Group], metadata: Mapping[str, str])
                 held = tensor.detach().to("cpu").contiguous()
                 write_at(file, offsets[index], held)
                 hashes[index].update(bytes_of(held))
-                offsets[index] += held.numel() * held.element_size()
+                offsets[index] += held.nbytes
+                done += held.nbytes
+                shown(done, end)
         for name, offset, digest in zip(group.names, offsets, hashes, strict=True):
             assert offset == base + entries[name]["data_offsets"][1], f"{name} did not come whole"
             digests[name] = digest.hexdigest()

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -54,8 +54,18 @@ class SavedMemory:
     notes: Mapping[str, Any]
 
 
-def save(memory: VideoMemory, path: Path, model: PackedVamba, *, notes: Mapping[str, Any] | None = None) -> None:
-    """Write a memory that `model` made. The file appears complete or not at all; notes: values that JSON has."""
+def save(
+    memory: VideoMemory,
+    path: Path,
+    model: PackedVamba,
+    *,
+    notes: Mapping[str, Any] | None = None,
+    shown: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Write a memory that `model` made. The file appears complete or not at all; notes: values that JSON has.
+
+    shown: called with the bytes that are written so far, and with all of them.
+    """
     facts = {
         "model": video_side_digest(model),
         "backends": model.ops.names.to_dict(),
@@ -70,7 +80,8 @@ def save(memory: VideoMemory, path: Path, model: PackedVamba, *, notes: Mapping[
     }
     times = torch.tensor(memory.times_ns, dtype=torch.int64)
     groups = [*_groups(memory), Group.of({"tail": memory.tail_MD, "times_ns": times})]
-    write_file(path, groups, {"format": FORMAT, "format_version": FORMAT_VERSION, "facts": json.dumps(facts)})
+    metadata = {"format": FORMAT, "format_version": FORMAT_VERSION, "facts": json.dumps(facts)}
+    write_file(path, groups, metadata, shown)
 
 
 def notes_of(path: Path) -> Mapping[str, Any]:
@@ -80,13 +91,19 @@ def notes_of(path: Path) -> Mapping[str, Any]:
 
 
 def load(
-    path: Path, model: PackedVamba, wish: Wish | None = None, room: Room | None = None, *, more_pairs: int = 0
+    path: Path,
+    model: PackedVamba,
+    wish: Wish | None = None,
+    room: Room | None = None,
+    *,
+    more_pairs: int = 0,
+    shown: Callable[[int, int], None] = lambda done, total: None,
 ) -> SavedMemory:
     """A saved memory for the model that made it.
 
     wish: where it is to lie; its order and fp8 are the file's. room: what is free, by default measured. more_pairs: frame
-    pairs that will follow, for which there is to be room too. ValueError naming what is wrong with the file, or that another
-    model made it.
+    pairs that will follow, for which there is to be room too. shown: called with the bytes that are read and checked so far,
+    and with all of them. ValueError naming what is wrong with the file, or that another model made it.
     """  # noqa: E501
     facts, digests = _facts(path)
     device = model.model.embed_tokens.weight.device
@@ -98,7 +115,7 @@ def load(
     placement = choose(sizes, replace(room or free_room(device, wish.directory), disk=1 << 62), wish)
     if placement.kv == "disk":
         placement = replace(placement, reason=f"read from {path}, where it takes no more space")
-    with _Reader(path, digests, device) as reader:
+    with _Reader(path, digests, device, shown) as reader:
         memory = _memory(reader, facts, media, placement, model)
         reader.check_all()
     return SavedMemory(memory=memory, notes=facts["notes"])
@@ -164,8 +181,11 @@ def _memory(
 class _Reader:
     """The tensors of a file by name, checked against their digests as they are read."""
 
-    def __init__(self, path: Path, digests: Mapping[str, str], device: torch.device) -> None:
-        self._path, self._digests, self._device = path, digests, device
+    def __init__(
+        self, path: Path, digests: Mapping[str, str], device: torch.device, shown: Callable[[int, int], None]
+    ) -> None:
+        self._path, self._digests, self._device, self._shown = path, digests, device, shown
+        self._done = 0
         self.tensors: dict[str, StoredTensor] = {tensor.name: tensor for tensor in read_header(path)}
         self._hashes = {name: hashlib.sha256() for name in self.tensors}
         self._file: BinaryIO = path.open("rb", buffering=0)
@@ -218,6 +238,8 @@ class _Reader:
     def _read(self, name: str, region: Region) -> Tensor:
         tensor = read_at(region)
         self._hashes[name].update(bytes_of(tensor))
+        self._done += tensor.nbytes
+        self._shown(self._done, sum(stored.size_bytes for stored in self.tensors.values()))
         return tensor
 
 

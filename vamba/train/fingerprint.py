@@ -18,14 +18,18 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-_BLOCK = 1 << 22  # elements at once: the work arrays stay at some 100 MiB
+_BLOCK = 1 << 18  # elements at once: the work arrays stay in a processor's cache
+_BLOCK_ON_GPU = 1 << 24
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _SPREAD = 0x9E3779B97F4A7C16 - (1 << 64)  # 2^64 over the golden ratio, made even, as a signed number
 
 
 @torch.no_grad()
 def fingerprint(named: Iterable[tuple[str, Tensor]]) -> str:
-    """`sum64:` and 32 hex digits over names, shapes, types and values. Collective if the run has several ranks."""
+    """`sum64:` and 32 hex digits over names, shapes, types and values. Collective if the run has several ranks.
+
+    Values of bfloat16 count as those of float32 that they are: how wide they are held is no difference.
+    """
     items = sorted(named, key=lambda item: item[0])
     sums = torch.zeros(len(items), dtype=torch.int64)
     for place, (_, tensor) in enumerate(items):
@@ -36,7 +40,8 @@ def fingerprint(named: Iterable[tuple[str, Tensor]]) -> str:
         sums = torch.stack(gathered).sum(0)  # type: ignore[arg-type]
     digest = hashlib.sha256()
     for (name, tensor), value in zip(items, sums.tolist(), strict=True):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} {value % (1 << 64)}\n".encode())
+        dtype = torch.float32 if tensor.dtype == torch.bfloat16 else tensor.dtype
+        digest.update(f"{name} {tuple(tensor.shape)} {dtype} {value % (1 << 64)}\n".encode())
     return f"sum64:{digest.hexdigest()[:32]}"
 
 
@@ -56,12 +61,22 @@ def _own_sum(tensor: Tensor) -> int:
 
 
 def _sum(tensor: Tensor, first_index: int) -> int:
-    flat = tensor.detach().contiguous().flatten().view(_INTEGERS[tensor.element_size()])
-    places = torch.arange(min(_BLOCK, flat.numel()), device=flat.device)
-    total = 0
-    for begin in range(0, flat.numel(), _BLOCK):
-        bits = flat[begin : begin + _BLOCK].to(torch.int64)
-        # Every index has an odd factor of its own: no change of one element is lost, and no two elements are alike.
-        factors = (places[: bits.numel()] + (first_index + begin)).mul_(_SPREAD).bitwise_or_(1)
-        total += int(bits.mul_(factors).sum())
+    """Sum of bits x (index x spread + 1), modulo 2^64, made of two: of the bits, and of the bits times their indices.
+
+    The factor is odd, so that no change of one element is lost, and no two elements have the same.
+    """
+    flat = tensor.detach().contiguous().flatten()
+    block = _BLOCK if flat.device.type == "cpu" else _BLOCK_ON_GPU
+    places = torch.arange(min(block, flat.numel()), device=flat.device)
+    plain = torch.zeros((), dtype=torch.int64, device=flat.device)
+    weighted = torch.zeros_like(plain)
+    for begin in range(0, flat.numel(), block):
+        values = flat[begin : begin + block]
+        if values.dtype == torch.bfloat16:
+            values = values.to(torch.float32)
+        bits = values.view(_INTEGERS[values.element_size()]).to(torch.int64)
+        own = bits.sum()
+        plain += own
+        weighted += own * (first_index + begin) + (bits * places[: bits.numel()]).sum()
+    total = int(weighted) * _SPREAD + int(plain)
     return (total + (1 << 63)) % (1 << 64) - (1 << 63)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,12 +40,11 @@ def group_of(name: str) -> str:
 class Gauges:
     """Measures the steps of one model."""
 
-    def __init__(self, model: nn.Module, trained: Collection[str]) -> None:
-        """trained: names of the parameters that get gradients."""
-        named = dict(model.named_parameters())
-        self.groups = tuple(dict.fromkeys(group_of(name) for name in named if name in trained))
-        self._group_of = {id(p): self.groups.index(group_of(n)) for n, p in named.items() if n in trained}
-        self._alphas = [p for name, p in named.items() if group_of(name) == "alpha"]
+    def __init__(self, model: nn.Module, trained: Mapping[str, nn.Parameter]) -> None:
+        """trained: the parameters that get gradients, by name."""
+        self.groups = tuple(dict.fromkeys(map(group_of, trained)))
+        self._group_of = {id(p): self.groups.index(group_of(name)) for name, p in trained.items()}
+        self._alphas = [p for name, p in model.named_parameters() if group_of(name) == "alpha"]
         self._members: dict[tuple[int, ...], Tensor] = {}
         self._work = _work_of(model, trained)
 

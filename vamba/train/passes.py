@@ -63,4 +63,5 @@ def loss_alone(state: TrainState, batch: Batch) -> tuple[Tensor, int]:
 
 
 def _on_device(state: TrainState, batch: Batch) -> Batch:
-    return batch if state.device.type == "cpu" else batch.to(state.device, non_blocking=True)
+    is_there = state.device.type == "cpu" and batch.processing is None  # frames are not what the model takes
+    return batch if is_there else batch.to(state.device, non_blocking=True)

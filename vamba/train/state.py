@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from vamba.data.batch import Batch
 from vamba.data.plan import PlanState
 from vamba.parallel.context import ContextGroup
+from vamba.parallel.masters import Masters
 from vamba.streaming.training import StreamingPlan
 from vamba.train.config import TrainConfig
 from vamba.train.fingerprint import fingerprint
@@ -50,9 +51,10 @@ class TrainState:
         context: ContextGroup | None = None,
         device: torch.device | str = "cpu",
         streaming: StreamingPlan | None = None,
+        masters: Masters | None = None,
     ) -> None:
         """`model` is already sharded over `mesh` and has its trainable set selected. context: ranks that share packs.
-        streaming: which batches are streamed; None streams none."""
+        streaming: which batches are streamed; None streams none. masters: of a model in bfloat16 without a mesh."""
         self.model: Any = model
         self.config = config
         self.num_steps = num_steps
@@ -62,7 +64,9 @@ class TrainState:
         self.streaming = streaming
         self.world_size = dist.get_world_size() if mesh is not None else 1
         self.num_replicas = mesh.size(0) if mesh is not None and mesh.ndim == 2 else 1
-        self.optimizer = ShardedAdamW(model.named_parameters(), config.optimizer)
+        self.masters = masters
+        named = model.named_parameters() if masters is None else masters.named_parameters()
+        self.optimizer = ShardedAdamW(named, config.optimizer)
         self.gauges = Gauges(model, self.optimizer.parameters)
         trainable = list(self.optimizer.parameters.values())
         self.sharded_parameters = [p for p in trainable if isinstance(p, DTensor)]
@@ -92,24 +96,32 @@ class TrainState:
         self.reader_state = reader_state
 
     def tensors(self) -> dict[str, Tensor]:
-        """What training changes, by name: saving reads it, loading writes it. Frozen weights are left out."""
+        """What training changes, by name: saving reads it. Loading writes it and then calls `publish`. Frozen weights
+        are left out."""
         parameters = self.optimizer.parameters
-        named: dict[str, Tensor] = {
-            f"model.{name}": value.detach() for name, value in self.model.state_dict().items() if name in parameters
-        }
+        named = {f"model.{name}": value.detach() for name, value in self._weights() if name in parameters}
         named.update((f"optimizer.{name}", value) for name, value in self.optimizer.state_tensors().items())
         return named
+
+    def publish(self) -> None:
+        """Compute with the weights of `tensors` as they are now."""
+        if self.masters is not None:
+            self.masters.publish()
 
     def frozen_digest(self) -> str:
         """Digest of all weights that training leaves alone, for any number of ranks. Collective the first time."""
         if self._frozen_digest is None:
-            parameters = self.optimizer.parameters
-            frozen = ((name, value) for name, value in self.model.state_dict().items() if name not in parameters)
-            self._frozen_digest = fingerprint(frozen)
+            self._frozen_digest = fingerprint((name, w) for name, w in self._weights() if not w.requires_grad)
         return self._frozen_digest
 
     def whole_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every weight of the model, gathered on the CPU one by one. Collective: all ranks must take all of them."""
-        for name, value in self.model.state_dict().items():
-            whole = value.full_tensor() if isinstance(value, DTensor) else value
-            yield name, whole.detach().cpu()
+        """Every weight of the model in float32, gathered on the CPU one by one. Collective: all ranks must take all of
+        them."""
+        for name, value in self._weights():
+            whole = (value.full_tensor() if isinstance(value, DTensor) else value).detach().cpu()
+            yield name, whole.float() if whole.dtype == torch.bfloat16 else whole
+
+    def _weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every weight as it is kept, by each of its names: tied weights have two."""
+        for name, value in self.model.state_dict(keep_vars=True).items():
+            yield name, value if self.masters is None else self.masters.kept(value)

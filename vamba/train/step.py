@@ -228,4 +228,5 @@ def _update(state: TrainState, learning_rate: float, *, scale: float) -> None:
     grads = [local(p.grad) for p in state.optimizer.parameters.values() if p.grad is not None]
     torch._foreach_mul_(grads, scale)
     state.optimizer.step(learning_rate)
+    state.publish()
     state.model.constrain_()

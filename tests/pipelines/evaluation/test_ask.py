@@ -11,8 +11,10 @@ import pytest
 import simplejpeg
 from typer.testing import CliRunner, Result
 
+from jobs.cli.ask import Bars
 from jobs.cli.main import app
 from jobs.cli.progress_bar import bar_line
+from jobs.cli.session import SESSION
 from pipelines.evaluation import ask as asking
 from pipelines.evaluation import decoding
 from pipelines.evaluation.ahead import ahead
@@ -43,14 +45,26 @@ def vamba(*words: object) -> Result:
 
 
 def test_several_questions_share_a_look(model: Path, video: Path) -> None:
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[str, int, int]] = []
     settings = {"model": str(model), "video": str(video), "max_new_tokens": 5, "num_processes": 1}
     both = ask(AskConfig(questions=QUESTIONS, **settings), lambda *at: seen.append(at))  # type: ignore[arg-type]
     alone = [ask(AskConfig(questions=(question,), **settings)) for question in QUESTIONS]  # type: ignore[arg-type]
     assert [answered.text for answered in both.answers] == [reply.text for reply in alone]
     assert [answered.question for answered in both.answers] == list(QUESTIONS) and both.text == both.answers[0].text
-    assert both.num_frames == 75 and both.duration_s == 75 and seen == [(64, 75), (74, 75)]
+    assert both.num_frames == 75 and both.duration_s == 75 and seen == [("ask", 64, 74), ("ask", 74, 74)]
     assert both.num_video_tokens == alone[0].num_video_tokens and both.placement.startswith("chunk-major, device: ")
+
+
+def test_files_that_take_long_have_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    show = Bars()
+    show("read", 15_000_000_000, 30_000_000_000)
+    show("read", 30_000_000_000, 30_000_000_000)
+    show("ask", 10, 10)
+    SESSION.end_progress()
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith("read [############............] 15000/30000 MB")
+    assert told[-2].startswith("read [########################] 30000/30000 MB")
+    assert told[-1].startswith("ask [########################] 10/10 frames")
 
 
 def test_what_was_seen_is_asked_again_and_gone_on_with(model: Path, video: Path, tmp_path: Path) -> None:
@@ -61,6 +75,8 @@ def test_what_was_seen_is_asked_again_and_gone_on_with(model: Path, video: Path,
     assert told.exit_code == 0, told.output
     reply = json.loads(told.stdout)
     assert reply["saved"] == str(first) and reply["placement"].startswith("chunk-major, disk: ")
+    assert "ask [########################] 74/74 frames" in told.stderr
+    assert "save [" not in told.stderr  # it is small
     again = json.loads(vamba("ask", "--memory", first, QUESTIONS[1], *common).stdout)
     assert again["text"] == reply["answers"][1]["text"] and again["decode_s"] == 0
     same = ("video", "duration_s", "num_frames", "num_video_tokens")

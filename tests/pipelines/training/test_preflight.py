@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from jobs import config as configuration
@@ -13,10 +16,17 @@ from jobs.cli.main import app
 from pipelines.training.config import TrainingConfig
 from pipelines.training.job import describe_run
 from pipelines.training.preflight import DoesNotFitError, Preflight
+from pipelines.training.session import build_state, open_training_data
 from tests.distributed.dataset import make_sample, write_dataset
+from vamba.assets.paths import TINY_TOKENIZER
+from vamba.model.checkpoint_fit import expected_tensors
+from vamba.model.init import init_weights_
+from vamba.model.presets import PRESETS
+from vamba.model.pretrained import save_pretrained
+from vamba.model.vamba import Vamba
 
 PRETRAIN, INSTRUCT, TOTAL = 3_018_461_404, 10_133_656_284, 11_309_837_020
-RECIPES = ("pretrain", "instruct", "tiny_pretrain", "tiny_instruct")
+RECIPES = ("pretrain", "instruct", "hour", "tiny_pretrain", "tiny_instruct")
 
 
 @pytest.fixture(scope="module")
@@ -140,5 +150,80 @@ def test_a_streamed_run_holds_whole_units_and_stores_its_video(data: Path) -> No
     parallel = {"activation": "streamed", "streamed_above_tokens": 0, "stream_kv": "host"}
     plan = describe_run(recipe("pretrain", data, workers={"num_workers": 32}, parallel=parallel, **long))
     assert "streamed video" not in {line.name for line in plan.memory}
-    assert plan.elsewhere is not None and plan.elsewhere.size_bytes == streamed["streamed video"]
+    assert [line.size_bytes for line in plan.elsewhere] == [streamed["streamed video"]]
     assert "in pinned host memory" in plan.rows()["streamed video"]
+
+
+@pytest.fixture(scope="module")
+def hour(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of one hour of 640x360, and beside it a 7B whose weights are a hole of 22.6 GB in a file: their header
+    alone is read."""
+    root = tmp_path_factory.mktemp("hour")
+    film = replace(make_sample(0), width=640, height=360, duration_ns=3600 * 10**9)
+    film = replace(film, timestamps_ns=tuple(i * 10**9 for i in range(3600)), frames=film.frames[:1] * 3600)
+    write_dataset(root / "data", [film])
+    model = root / "model"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps(PRESETS["qwen2_vl_7b"].to_dict()))
+    header, end = {}, 0
+    for name, shape in expected_tensors(PRESETS["qwen2_vl_7b"]).items():
+        begin, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [begin, end]}
+    written = json.dumps(header).encode()
+    with (model / "model.safetensors").open("wb") as file:
+        file.write(len(written).to_bytes(8, "little") + written)
+        file.truncate(8 + len(written) + end)
+    return root / "data"
+
+
+def test_an_hour_at_full_resolution_fits_one_gpu(hour: Path) -> None:
+    config = recipe("hour", hour, model={"init_from": str(hour.parent / "model")})
+    plan = describe_run(config)
+    plan.require_fit()
+    assert plan.tokens_per_step > 538_200 and plan.sizes.trainable == PRETRAIN
+    bytes_of = {line.name: line.size_bytes for line in plan.memory}
+    whole = plan.sizes.local - plan.sizes.local_narrow  # trained, and what stays float32
+    assert PRETRAIN < whole < PRETRAIN + 1_000_000
+    assert bytes_of["master weights"] == 4 * whole and bytes_of["frozen weights"] == 2 * (TOTAL - whole)
+    assert bytes_of["computed weights"] == 2 * plan.sizes.local_matrices < 2 * PRETRAIN
+    assert bytes_of["optimizer state"] == 2 * bytes_of["gradients"] == 8 * PRETRAIN
+    assert plan.memory_bytes - bytes_of["CUDA and NCCL"] < 74 << 30
+    (stored,) = plan.elsewhere
+    assert stored.name == "streamed video" and 50 << 30 < stored.size_bytes < 64 << 30
+
+
+def test_frozen_weights_that_are_stored_wide_wait_on_the_host(data: Path) -> None:
+    plan = describe_run(recipe("hour", data))
+    assert {line.name: line.size_bytes for line in plan.elsewhere} == {"frozen weights": 4 * plan.sizes.frozen_matrices}
+    assert plan.sizes.frozen_matrices + PRETRAIN < TOTAL < plan.sizes.frozen_matrices + PRETRAIN + 1_000_000
+    on_cpu = describe_run(recipe("hour", data, workers={"device": "cpu"}))
+    lines = {line.name: line.size_bytes for line in on_cpu.memory}
+    assert lines["master weights"] == 4 * TOTAL and not on_cpu.elsewhere
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float32])
+def test_the_lines_of_one_worker_are_what_it_holds(data: Path, tmp_path: Path, stored: torch.dtype) -> None:
+    model = Vamba(PRESETS["tiny"])
+    init_weights_(model, 0)
+    save_pretrained(model.to(stored), tmp_path / "model", tokenizer_dir=TINY_TOKENIZER)
+    on_cpu = {"device": "cpu", "gpu_memory_gb": None}
+    config = recipe(
+        "hour", data, model={"init_from": str(tmp_path / "model")}, workers=on_cpu, train={"expected_trainable": None}
+    )
+    lines = {line.name: line.size_bytes for line in describe_run(config).memory}
+    state = build_state(config, open_training_data(config))
+    kept = {name: value for name, value in state.tensors().items() if name.startswith("model.")}
+    held = {id(p): p.detach() for p in state.model.parameters()}
+    copies = [p for p in held.values() if p.dtype == torch.bfloat16]
+    if stored == torch.bfloat16:
+        frozen = [p for p in state.model.parameters() if not p.requires_grad and p.dtype == torch.bfloat16]
+        assert lines["frozen weights"] == sum(p.nbytes for p in frozen)
+    else:
+        assert "frozen weights" not in lines
+        frozen = []
+    assert lines["computed weights"] == sum(p.nbytes for p in copies) - sum(p.nbytes for p in frozen)
+    narrow = sum(p.numel() for p in frozen)
+    assert lines["master weights"] == 4 * (sum(p.numel() for p in held.values()) - narrow)
+    assert lines["gradients"] == sum(value.nbytes for value in kept.values())
+    moments = [value.nbytes for name, value in state.tensors().items() if ".exp_avg" in name]
+    assert lines["optimizer state"] == sum(moments)

@@ -48,6 +48,17 @@ def test_health_counts_a_replayed_step_once_as_work_and_a_skipped_one_never() ->
     assert values["vamba_train_data_wait_ratio"] == 0.25
 
 
+def test_what_a_restart_repeats_is_counted_once() -> None:
+    """Killed between a guard's rewind and the checkpoint of it, the run meets the same trouble again."""
+    health = RunHealth()
+    for _ in range(2):
+        for record in (step(3), step(4, skipped="spike")):
+            health.add_step(record)
+        health.add_event({"event": "rewound", "time": 1012.0, "at": 4, "to": 2})
+    values = health.values(now=1020.0)
+    assert [values[f"vamba_train_{name}"] for name in ("skipped_steps", "rewinds", "replayed_steps")] == [1, 1, 2]
+
+
 def test_the_age_of_a_checkpoint_is_the_work_that_a_crash_would_cost() -> None:
     health = RunHealth()
 

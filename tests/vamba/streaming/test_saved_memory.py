@@ -82,6 +82,19 @@ def test_the_file_is_one_that_others_can_read(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize("placement", KINDS, ids=lambda p: f"{p.kv}-{p.order}-{p.fp8}")
+def test_every_byte_that_is_written_and_read_is_told(placement: Placement, tmp_path: Path) -> None:
+    of, path = model(), tmp_path / "memory.safetensors"
+    written: list[tuple[int, int]] = []
+    save(begun(of, placement, PAIRS), path, of, shown=lambda *at: written.append(at))
+    read: list[tuple[int, int]] = []
+    load(path, of, shown=lambda *at: read.append(at))
+    for told in (written, read):
+        done = [at[0] for at in told]
+        assert len(told) > 3 and done == sorted(set(done)) and {total for _, total in told} == {done[-1]}
+    assert written[-1] == read[-1] and 0 < path.stat().st_size - read[-1][1] < 20_000  # the header
+
+
 def test_another_model_is_refused_and_another_text_side_is_not(tmp_path: Path) -> None:
     of, path = model(), tmp_path / "memory.safetensors"
     save(begun(of, Placement(), 5), path, of)

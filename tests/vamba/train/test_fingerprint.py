@@ -51,3 +51,19 @@ def test_blocks_and_shards_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert module._sum(tensor, 0) == whole
     parts = module._sum(tensor[:301], 0) + module._sum(tensor[301:], 301)
     assert (parts - whole) % 2**64 == 0
+
+
+def test_the_digest_is_that_of_checkpoints_written_before() -> None:
+    """By the sum as it was first written: index by index, bits times (index x spread, made odd)."""
+    named = {"a": (torch.arange(700_000) / 7).reshape(700, 1000), "b": torch.tensor([1.5, -2.0, 0.0])}
+    assert fingerprint(named.items()) == "sum64:76866127ac0317a5f759bdace5c5142e"
+    narrow = {"a": torch.arange(256.0).bfloat16()}
+    assert fingerprint(narrow.items()) == fingerprint([("a", torch.arange(256.0))])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.int64, torch.uint8])
+def test_weights_are_left_as_they_are(dtype: torch.dtype) -> None:
+    tensor = torch.arange(200).to(dtype)
+    before = tensor.clone()
+    fingerprint([("a", tensor)])
+    assert tensor.equal(before)

@@ -22,6 +22,8 @@ from vamba.train.step import NonFiniteError, StepResult, train_step
 class FakeBatch:
     """Stands for a Batch: features, classes, and the counts that the step reports."""
 
+    processing = None  # its features are what the model takes
+
     def __init__(self, seed: int, num_rows: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.x = torch.randn(num_rows, 5, generator=generator)
