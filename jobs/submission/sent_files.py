@@ -26,7 +26,10 @@ _LEFT_OUT_AT_TOP = (
     "report.html",
 )
 # Secrets that lie beside the source (infra/docker/compose.env) would be stored in the cluster, for whoever reaches it.
-_LEFT_OUT_ANYWHERE = ("__pycache__", ".env", ".env.*", "*.env", "*.pem", "*.key", "auth.ini")
+_LEFT_OUT_ANYWHERE = (
+    *("__pycache__", ".env", ".env.*", "*.env", "*.pem", "*.key", "*.p12", "*.pfx", "id_rsa", "id_ed25519"),
+    *("auth.ini", "auth_token", ".netrc", ".pgpass", ".aws", ".ssh", ".kube"),
+)
 EXCLUDES = (*(f"/{pattern}" for pattern in _LEFT_OUT_AT_TOP), *_LEFT_OUT_ANYWHERE)
 
 

@@ -66,6 +66,7 @@ def test_secrets_that_lie_beside_the_source_stay_there(tmp_path: Path) -> None:
     from ray._private.runtime_env.packaging import create_package
 
     secret = (".env", ".env.local", "infra/docker/compose.env", "infra/mlflow/auth.ini", "jobs/id.pem", "tls.key")
+    secret += ("id_rsa", "my/.netrc", ".ssh/config", ".aws/credentials", "infra/auth_token")
     files = ("jobs/__main__.py", "my/own.yaml", "infra/docker/compose.env.example", "jobs/environment.py")
     tree = _tree(tmp_path / "tree", *files, *secret)
     (tree / ".gitignore").write_text("my/\n")
