@@ -10,6 +10,8 @@ import contextlib
 import fcntl
 import logging
 import os
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "vamba"
 DATABASE_NAME = "mlflow.db"
+_QUIET_S = 5.0
 
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -68,6 +71,25 @@ def _one_at_a_time(uri: str) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _told_that_it_waits(uri: str) -> Iterator[None]:
+    """Says once which server is waited for: MLflow asks one that is away for minutes, and is silent meanwhile.
+
+    On the main thread alone: what runs beside a job tells of outages itself.
+    """
+    if not is_server(uri) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    text = f"waiting for MLflow at {redacted(uri)}, which does not answer; it is asked again for some minutes"
+    timer = threading.Timer(_QUIET_S, print, (text,), {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def open_client(home: Path | None = None) -> MlflowClient:
     """A client of the tracking server and registry. Raises `ConnectionError` with the address when it can't be used."""
     for name, value in _QUIET.items():
@@ -79,7 +101,7 @@ def open_client(home: Path | None = None) -> MlflowClient:
 
     uri = tracking_uri(home)
     try:
-        with _one_at_a_time(uri):
+        with _one_at_a_time(uri), _told_that_it_waits(uri):
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             client.get_experiment_by_name(EXPERIMENT)
     except Exception as error:
