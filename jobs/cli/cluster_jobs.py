@@ -66,7 +66,7 @@ def stop(identity: Identity, to: To = _LOCAL, namespace: Namespace = _NAMESPACE)
 
 def _place(identity: str, to: str, namespace: str) -> Place:
     """Where the job runs. Raises ValueError for what is no job's name: it becomes part of an address."""
-    from jobs.submission.place import place_of
+    from jobs.submission.places import place_of
 
     if not re.fullmatch(r"[^\s/?#-][^\s/?#]*", identity):
         raise ValueError(

@@ -132,7 +132,7 @@ def _next(submission: Submission, write: Path | None) -> str:
 
 
 def _send(submission: Submission, *, detach: bool, check: bool) -> None:
-    from jobs.submission.place import place_of
+    from jobs.submission.places import place_of
 
     place = place_of(submission.to, submission.namespace)
     identity = place.send(submission, check=check, note=SESSION.note)

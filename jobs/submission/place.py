@@ -30,19 +30,3 @@ class Place(Protocol):
 
     def stop(self, identity: str) -> str:
         """Ask the job to save and end; what was done, in words."""
-
-
-def place_of(to: str, namespace: str) -> Place:
-    """Raises ValueError for a place that runs nothing (sky: its own commands follow its jobs)."""
-    if to == "kuberay":
-        from jobs.submission.kubernetes import Kubernetes
-
-        return Kubernetes(namespace)
-    if to == "sky":
-        raise ValueError(
-            "Jobs of SkyPilot are followed by its own commands: `sky jobs queue`, `sky jobs logs -n NAME`, "
-            "`sky jobs cancel -n NAME`."
-        )
-    from jobs.submission.ray_cluster import RayCluster
-
-    return RayCluster(to)

@@ -180,7 +180,7 @@ class _Place:
 
 def test_ctrl_c_detaches_and_says_how_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     place = _Place()
-    monkeypatch.setattr("jobs.submission.place.place_of", lambda to, namespace: place)
+    monkeypatch.setattr("jobs.submission.places.place_of", lambda to, namespace: place)
     done = vamba("submit", "train", *WORDS["train"])
     assert done.exit_code == 0 and place.checked
     assert "vamba jobs logs job_1 --to http://head:8265" in done.stderr
