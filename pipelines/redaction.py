@@ -10,11 +10,12 @@ that may carry them, and for the messages of other people's libraries, which quo
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote, quote_plus, unquote
 
 BLOT = "REDACTED"
 # Parameters under which the large stores and their relatives put a signature or a key into a link.
@@ -106,12 +107,18 @@ def _without_user(address: str) -> str:
 
 
 def _own_secrets() -> list[str]:
-    """The values of secret variables and the passwords in addresses of others, as they are and as addresses quote
-    them."""
+    """The values of secret variables and the passwords in addresses of others, as they are and as others quote them."""
     values = {value for name, value in os.environ.items() if is_secret_variable(name)}
     values |= {password for value in os.environ.values() for password in _passwords(value)}
-    values |= {quote(value, safe="") for value in values}
+    # A key of several lines, or with a line's end that came along from a file, is quoted with these as \n.
+    values |= {line.strip() for value in values for line in value.splitlines()}
+    values |= {form for value in values for form in (quote(value, safe=""), quote_plus(value), *_escaped(value))}
     return sorted((value for value in values if len(value) >= _LEAST_SECRET_CHARS), key=len, reverse=True)
+
+
+def _escaped(value: str) -> tuple[str, ...]:
+    """As a string stands in a traceback, in JSON, and as bytes."""
+    return repr(value)[1:-1], json.dumps(value)[1:-1], repr(value.encode("utf-8", "surrogateescape"))[2:-1]
 
 
 def _passwords(text: str) -> Iterator[str]:

@@ -22,6 +22,7 @@ from typing import Protocol
 from pipelines.durable import sync
 from pipelines.filesystems import check_no_credentials
 from pipelines.inside import inside
+from pipelines.redaction import redacted
 from pipelines.stored_file import StoredFile
 
 _TEMPORARY_SUFFIX = ".tmp"
@@ -248,15 +249,29 @@ def vamba_home() -> Path:
     """Where runs, checkpoints and tracking data go by default: $VAMBA_HOME, or `.vamba` in the current folder.
 
     Raises:
-        ValueError: it is unset, and the current folder is one that a Ray cluster removes with its job.
+        ValueError: it is an address; or it is unset, and the current folder is one that a Ray cluster removes with its
+            job.
     """
     named = os.environ.get("VAMBA_HOME")
-    if not named and _RAYS_COPIES in Path.cwd().parts:
+    if named:
+        check_home(named)
+    home = Path(named or ".vamba").expanduser().absolute()
+    if _RAYS_COPIES in home.parts:
+        is_so = f"is {named!r}, below the job's working directory" if named else "is not set"
         raise ValueError(
-            "VAMBA_HOME is not set, and what a job keeps in its copy of the source tree is gone with it: name storage "
+            f"VAMBA_HOME {is_so}, and what a job keeps in its copy of the source tree is gone with it: name storage "
             "that every node mounts by --env VAMBA_HOME=/PATH, or set it where the cluster's nodes start."
         )
-    return Path(named or ".vamba").expanduser().absolute()
+    return home
+
+
+def check_home(home: str) -> None:
+    """Raises ValueError for a VAMBA_HOME that is no folder but an address, of which a path would be made."""
+    if "://" in home:
+        raise ValueError(
+            f"VAMBA_HOME is {redacted(home)!r}, but runs are kept on a file system that all workers see: name a "
+            "folder. Copies of checkpoints go to an object store by `mirror`, models by VAMBA_MODELS."
+        )
 
 
 @contextlib.contextmanager

@@ -11,12 +11,12 @@ watch goes on in a process of its own, which ends with Ray.
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -30,7 +30,7 @@ OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def main() -> int:
-    cloud, *arguments = sys.argv[1:]
+    cloud, *arguments = sys.argv[1:] or [""]
     if cloud == "--watch":
         return watch(arguments[0], arguments[1:])
     if cloud not in NOTICES:
@@ -83,12 +83,12 @@ def noticed_by_google() -> bool:
 
 
 def _ask(method: str, path: str, headers: dict[str, str]) -> str | None:
-    """The answer's text; None where there is none (404: no notice) or no metadata service."""
+    """The answer's text; None where there is none (404: no notice), no metadata service, or none that makes sense."""
     request = urllib.request.Request(METADATA + path, method=method, headers=headers)
     try:
         with OPENER.open(request, timeout=2) as answer:
             return str(answer.read().decode().strip())
-    except (urllib.error.URLError, TimeoutError, ConnectionError):
+    except (OSError, http.client.HTTPException, UnicodeDecodeError):
         return None
 
 

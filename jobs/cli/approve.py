@@ -6,11 +6,13 @@ from typing import Annotated
 
 import typer
 
+from jobs.cli.options import without_secrets
+
 
 def approve(
     version: Annotated[str, typer.Argument(help="NAME/VERSION.")],
     by: Annotated[str, typer.Option(help="Who approves.")],
-    reason: Annotated[str, typer.Option(help="Why, or what was looked at.")],
+    reason: Annotated[str, typer.Option(help="Why, or what was looked at.", callback=without_secrets)],
 ) -> None:
     """Record an approval, which gates may ask for (gate.min_approvals). Whoever registered the version does not count.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs.cli.options import AsJson
+from jobs.cli.options import AsJson, without_secrets
 from jobs.cli.output import human_bytes, print_json, print_table
 from jobs.cli.run_reference import RunName, run_of
 
@@ -125,7 +125,9 @@ def gc(
 def pin(
     run: RunName,
     step: Step,
-    reason: Annotated[str, typer.Option("--reason", help="Why it must be kept; shown by ls.")],
+    reason: Annotated[
+        str, typer.Option("--reason", help="Why it must be kept; shown by ls.", callback=without_secrets)
+    ],
 ) -> None:
     """Keep a checkpoint whatever the retention rule says.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +11,9 @@ from jobs.cli.errors import FAILED
 from jobs.cli.options import AsJson
 from jobs.cli.output import print_json, print_pairs
 from jobs.cli.session import SESSION
+
+if TYPE_CHECKING:
+    from jobs.submission.place import Place
 
 Identity = Annotated[str, typer.Argument(help="What `vamba submit` called it.", metavar="ID")]
 To = Annotated[str, typer.Option("--to", help="As for `vamba submit`: a URL, or kuberay.", metavar="PLACE")]
@@ -24,10 +28,8 @@ def logs(identity: Identity, to: To = _LOCAL, namespace: Namespace = _NAMESPACE)
     Example:
       vamba jobs logs raysubmit_8x2 --to http://127.0.0.1:8265
     """
-    from jobs.submission.place import place_of
-
     try:
-        code = place_of(to, namespace).follow(identity, print)
+        code = _place(identity, to, namespace).follow(identity, print)
     except KeyboardInterrupt:
         SESSION.note(f"detached: {identity} goes on")
         raise typer.Exit(0) from None
@@ -43,9 +45,7 @@ def status(identity: Identity, to: To = _LOCAL, namespace: Namespace = _NAMESPAC
     Example:
       vamba jobs status vamba-train-run7 --to kuberay
     """
-    from jobs.submission.place import place_of
-
-    found = place_of(to, namespace).status(identity)
+    found = _place(identity, to, namespace).status(identity)
     if json:
         print_json(found)
     else:
@@ -61,6 +61,15 @@ def stop(identity: Identity, to: To = _LOCAL, namespace: Namespace = _NAMESPACE)
     Example:
       vamba jobs stop vamba-train-run7 --to kuberay
     """
+    print(_place(identity, to, namespace).stop(identity))
+
+
+def _place(identity: str, to: str, namespace: str) -> Place:
+    """Where the job runs. Raises ValueError for what is no job's name: it becomes part of an address."""
     from jobs.submission.place import place_of
 
-    print(place_of(to, namespace).stop(identity))
+    if not re.fullmatch(r"[^\s/?#-][^\s/?#]*", identity):
+        raise ValueError(
+            f"{identity!r} is no job's id: `vamba submit` prints it, for example raysubmit_8x2 or vamba-train-run7."
+        )
+    return place_of(to, namespace)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import faulthandler
 import functools
+import io
 import sys
 import traceback
 from collections.abc import Callable
@@ -214,6 +215,10 @@ _group(
 def main() -> None:
     """The console script. Global flags may stand anywhere before `--`."""
     faulthandler.enable()  # a crash in native code then says where it was
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # What this terminal can't show, or a file's name that is no text, is spelled out.
+            stream.reconfigure(errors="backslashreplace")
     arguments = sys.argv[1:]
     end = arguments.index("--") if "--" in arguments else len(arguments)
     flags = [word for word in arguments[:end] if word in _GLOBAL_FLAGS]

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.cli.options import AsJson
+from jobs.cli.options import AsJson, without_secrets
 from jobs.cli.output import print_json, print_pairs, print_table
 
 
@@ -98,7 +98,7 @@ def diff(
 
 def delete(
     version: Annotated[str, typer.Argument(help="NAME/VERSION.")],
-    reason: Annotated[str, typer.Option(help="Why, for the audit log.")],
+    reason: Annotated[str, typer.Option(help="Why, for the audit log.", callback=without_secrets)],
 ) -> None:
     """Take a version out of the registry. Refused while an alias points at it or another version came from it.
 

@@ -8,6 +8,8 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from pipelines.redaction import redacted_text
+
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="YAML file laid over the recipe.", metavar="FILE", show_default=False)
 ]
@@ -24,6 +26,11 @@ Address = Annotated[
     typer.Option("--address", help="Ray cluster to use (`auto`, ray://…); by default this machine.", metavar="ADDRESS"),
 ]
 Config = TypeVar("Config")
+
+
+def without_secrets(text: str) -> str:
+    """For an option whose text is kept, and sent to others: a value that was pasted along stays out of it."""
+    return redacted_text(text)
 
 
 def resolve_config(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.cli.decision import Notify, finish
-from jobs.cli.options import Address, AsJson, Assignments, ConfigFile, DryRun, resolve_config
+from jobs.cli.options import Address, AsJson, Assignments, ConfigFile, DryRun, resolve_config, without_secrets
 from jobs.cli.output import print_config
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def promote(
     force: Annotated[
         bool, typer.Option("--force", help="Move the alias although checks fail; needs --reason.")
     ] = False,
-    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
+    reason: Annotated[str, typer.Option(help="Why, for the record.", callback=without_secrets)] = "",
     notify: Notify = None,
     address: Address = None,
     config: ConfigFile = None,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from jobs.cli.decision import Notify, finish
-from jobs.cli.options import Address, AsJson
+from jobs.cli.options import Address, AsJson, without_secrets
 
 
 def rollback(
@@ -16,7 +16,7 @@ def rollback(
     to: Annotated[
         str | None, typer.Option(help="The version to go back to; by default the one before.", metavar="VERSION")
     ] = None,
-    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "",
+    reason: Annotated[str, typer.Option(help="Why, for the record.", callback=without_secrets)] = "",
     notify: Notify = None,
     address: Address = None,
     json: AsJson = False,

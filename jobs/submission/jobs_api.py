@@ -7,11 +7,11 @@ The entrypoint is the same command that runs locally, `python -m jobs …`, star
 from __future__ import annotations
 
 from dataclasses import replace
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from jobs.submission.job import Job
 from jobs.submission.plan import Options, Submission, forwarded_variables, holds_credentials
-from jobs.submission.sent_files import place_in_tree, sent_files
+from jobs.submission.sent_files import SentFiles, place_in_tree, sent_files
 from pipelines.ray_session import set_auth_mode
 from pipelines.redaction import redacted, user_end
 
@@ -25,14 +25,24 @@ _FIXED = {
     "DO_NOT_TRACK": "true",
 }
 _DASHBOARD_PORT = 8265
+# What Ray takes as one message, packed.
+_MAX_BYTES = 512 * 2**20
 
 
 def dashboard_of(to: str) -> str:
     """The dashboard's URL, which takes jobs. Of `ray://HOST:PORT`, where Ray's clients connect, it is on the same head,
     at its usual port. Raises ValueError for what is no address."""
-    parts = urlsplit(to)
+    try:
+        parts = urlsplit(to.strip())
+        parts.port  # noqa: B018 - ValueError for what is no port
+    except ValueError as error:
+        raise ValueError(
+            f"--to {redacted(to)!r} is no address: {error}. Write http://HOST:8265, with a port from 1 to 65535 and "
+            "brackets around an IPv6 address."
+        ) from None
     if parts.scheme in ("http", "https") and parts.hostname:
-        return to.rstrip("/")
+        # Copied from a browser it ends in #/overview, where nothing takes jobs.
+        return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
     if parts.scheme == "ray" and parts.hostname:
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         return f"http://{host}:{_DASHBOARD_PORT}"
@@ -53,6 +63,7 @@ def plan_jobs_api(job: Job, options: Options) -> Submission:
             )
     to = dashboard_of(options.to)
     sent = sent_files(options.working_dir)
+    _require_packable(sent)
     placed = {path: place_in_tree(path, sent) for path in job.files}
     forwarded = forwarded_variables(*(name for name in _FORWARDED if name not in options.environment))
     stays = _leave_password_here(forwarded)
@@ -72,6 +83,24 @@ def plan_jobs_api(job: Job, options: Options) -> Submission:
         image="the cluster's",
         sent=sent,
     )
+
+
+def _require_packable(sent: SentFiles) -> None:
+    """Raises ValueError for a tree that Ray would pack otherwise than it is listed, or not take."""
+    for name in sent.sizes:
+        if name.rpartition("/")[2] == ".rayignore":
+            raise ValueError(
+                f"{sent.root / name} would keep files back that are listed as sent: remove it, and take what should "
+                "not be sent out of the tree (or to the top folder data/)."
+            )
+    if sent.size_bytes > _MAX_BYTES:
+        largest = sorted(sent.by_top().items(), key=lambda item: -item[1][1])[:3]
+        what = ", ".join(f"{name} {size / 2**20:.0f} MiB" for name, (_, size) in largest)
+        raise ValueError(
+            f"{sent.root} holds {sent.size_bytes / 2**20:.0f} MiB to send, and Ray takes {_MAX_BYTES // 2**20} MiB: "
+            "move what is not source out of it, or to its top folder data/, which is not sent. "
+            f"The largest: {what}."
+        )
 
 
 def _leave_password_here(forwarded: dict[str, str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ the code, so no source tree is sent; YAML files of the user's own go along in a 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from pipelines.capacity import Needs, Node, counted, require_room
 # KubeRay takes 47 characters: it derives names of other objects from it.
 _NAME_LENGTH = 47
 _FILES = "/etc/vamba/job"
+_OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_KEY_LENGTH = 200
 _QUEUE = "kueue.x-k8s.io/queue-name"
 
 
@@ -38,12 +41,13 @@ def plan_kuberay(job: Job, options: Options) -> Submission:
         )
     if job.verb != "promote" and not job.on_cluster:
         raise ValueError("A RayJob brings its own Ray: leave out --address and --here.")
+    _require_names(options)
     objects = render(folder)
     (ray_job,) = (item for item in objects if item["kind"] == "RayJob")
     cluster = ray_job["spec"]["rayClusterSpec"]
     name = job.short_name(_NAME_LENGTH)
     _name_all(objects, name, options.namespace)
-    placed = {path: f"{_FILES}/{index}-{path.name}" for index, path in enumerate(job.files)}
+    placed = {path: f"{_FILES}/{index}-{_key(path.name)}" for index, path in enumerate(job.files)}
     entrypoint = replace(job, words=job.with_files(placed)).entrypoint("vamba")
     ray_job["spec"]["entrypoint"] = entrypoint
     if placed:
@@ -74,6 +78,29 @@ def plan_kuberay(job: Job, options: Options) -> Submission:
         image=", ".join(sorted({container["image"] for container in _containers(ray_job)})),
         documents=tuple(objects),
     )
+
+
+def _require_names(options: Options) -> None:
+    """Raises ValueError for what Kubernetes would refuse, and for values that would arrive as others."""
+    secrets = [("secret", name) for name in options.secrets]
+    for option, name in [("namespace", options.namespace), ("queue", options.queue), *secrets]:
+        if name is not None and not _OBJECT_NAME.fullmatch(name if option == "namespace" else name.replace(".", "-")):
+            raise ValueError(
+                f"--{option} {name!r} is no name that Kubernetes takes: lower-case letters, digits and '-', at most 63."
+            )
+    if options.image is not None and not re.fullmatch(r"\S+", options.image):
+        raise ValueError(f"--image {options.image!r} is not the name of an image, for example registry/vamba:2.")
+    for name, value in options.environment.items():
+        if "$" in value or "`" in value:
+            raise ValueError(
+                f"--env {name}: KubeRay has a shell read the variables of a job, which would replace $ and ` in them: "
+                "write it into base/platform/settings.yaml or a secret (--secret)."
+            )
+
+
+def _key(name: str) -> str:
+    """A file's name as a key of a ConfigMap."""
+    return re.sub(r"[^-._a-zA-Z0-9]", "_", name)[-_KEY_LENGTH:]
 
 
 def _groups(ray_job: Object) -> list[Object]:

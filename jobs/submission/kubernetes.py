@@ -8,6 +8,7 @@ stop    the driver gets SIGTERM by `ray job stop` in the head, and saves
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -20,6 +21,8 @@ from jobs.submission.place import STOPPED, Note
 from jobs.submission.plan import Submission
 
 _POLL_S = 2.0
+_AWAY_S = 300.0
+_REFUSED_WITHIN_S = 10.0
 _ENDED = ("Complete", "Failed")
 _EXIT_CODE = re.compile(r"exit code (\d+)")
 
@@ -51,21 +54,25 @@ class Kubernetes:
 
     def follow(self, identity: str, show: Callable[..., None]) -> int:
         """A job that fails is tried again by KubeRay, in a new cluster: its log goes on with that one's."""
-        followed, told = "", ""
+        followed, told, left = "", "", 0.0
+        job = self._get(identity)
         while True:
-            job = self._get(identity)
             state, submitted = _state(job), str(job["status"].get("jobId", "")) if "status" in job else ""
             if state != told:
                 show(f"[{identity}: {_explained(state)}]", flush=True)
                 told = state
-            if state == "Running" and submitted != followed:
-                # Refused while the container waits for its image: asked again.
-                command = self._command("logs", "--follow", f"job/{identity}")
-                if subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0:
-                    followed = submitted
+            if state == "Running":
+                # Refused while the container waits for its image, and now and then cut off: asked again, for the rest.
+                came = time.monotonic()
+                rest = (f"--since={math.ceil(came - left)}s",) if submitted == followed else ()
+                command = self._command("logs", "--follow", *rest, f"job/{identity}")
+                code = subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode
+                if code == 0 or time.monotonic() - came > _REFUSED_WITHIN_S:
+                    followed, left = submitted, time.monotonic()
             elif state in _ENDED:
                 return _exit_code(job)
             time.sleep(_POLL_S)
+            job = self._get_patiently(identity)
 
     def status(self, identity: str) -> Mapping[str, str]:
         job = self._get(identity)
@@ -112,6 +119,19 @@ class Kubernetes:
                 f"There is no RayJob {name!r} in the namespace {self._namespace}: `kubectl get rayjobs -A`."
             )
         return found
+
+    def _get_patiently(self, name: str) -> dict[str, Any]:
+        """Kubernetes may be away for a while, and the job goes on."""
+        deadline = time.monotonic() + _AWAY_S
+        while True:
+            try:
+                return self._get(name)
+            except ConnectionError as error:
+                if time.monotonic() > deadline:
+                    raise ConnectionError(
+                        f"{error}. The job may go on: come back with `vamba jobs logs {name} {self.words}`."
+                    ) from error
+                time.sleep(_POLL_S)
 
     def _command(self, *words: str) -> list[str]:
         program = shutil.which("kubectl")

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
 _NO_AGENT_YET = "No available agent"
-_AGENT_PATIENCE_S = 20.0
+_AGENT_PATIENCE_S = 60.0
+_ANSWER_PATIENCE_S = 60.0
 # A machine that is gone takes the log along before the cluster knows that the job is.
 _STATE_PATIENCE_S, _STATE_POLL_S = 10.0, 0.5
 _EXIT_CODE = re.compile(r"exit code (\d+)")
@@ -119,7 +120,13 @@ class RayCluster:
         # A .gitignore would keep back what `sent_files` lists.
         os.environ["RAY_RUNTIME_ENV_IGNORE_GITIGNORE"] = "1"
         from ray.exceptions import RayError
-        from ray.job_submission import JobSubmissionClient
+        from ray.job_submission import JobSubmissionClient as WaitingClient
+
+        class JobSubmissionClient(WaitingClient):
+            """Ray's own waits for ever where a tunnel leads nowhere."""
+
+            def _do_request(self, *arguments: Any, **named: Any) -> Any:
+                return super()._do_request(*arguments, **{"timeout": _ANSWER_PATIENCE_S, **named})
 
         # Ray tells file by file what it packs, through loggers that set their own levels.
         before = logging.root.manager.disable

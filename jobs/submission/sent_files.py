@@ -26,7 +26,10 @@ _LEFT_OUT_AT_TOP = (
     "report.html",
 )
 # Secrets that lie beside the source (infra/docker/compose.env) would be stored in the cluster, for whoever reaches it.
-_LEFT_OUT_ANYWHERE = ("__pycache__", ".env", ".env.*", "*.env", "*.pem", "*.key", "auth.ini")
+_LEFT_OUT_ANYWHERE = (
+    *("__pycache__", ".env", ".env.*", "*.env", "*.pem", "*.key", "*.p12", "*.pfx", "id_rsa", "id_ed25519"),
+    *("auth.ini", "auth_token", ".netrc", ".pgpass", ".aws", ".ssh", ".kube"),
+)
 EXCLUDES = (*(f"/{pattern}" for pattern in _LEFT_OUT_AT_TOP), *_LEFT_OUT_ANYWHERE)
 
 
@@ -53,7 +56,7 @@ class SentFiles:
 
 
 def sent_files(root: Path) -> SentFiles:
-    """Raises ValueError for a directory without the source tree."""
+    """Raises ValueError for a directory without the source tree, or with a link that leads back into itself."""
     if not (root / "jobs" / "__main__.py").is_file():
         raise ValueError(
             f"{root} is not a source tree of this project (no jobs/__main__.py): give one by --working-dir."
@@ -81,6 +84,12 @@ def _walk(root: Path) -> Iterator[Path]:
     for folder, names, files in os.walk(root, followlinks=True):
         here = Path(folder)
         names[:] = [name for name in names if not _excluded(name, here == root)]
+        for link in (here / name for name in names if (here / name).is_symlink()):
+            if here.resolve().is_relative_to(link.resolve()):
+                raise ValueError(
+                    f"{link} is a link to a folder that it lies in ({link.resolve()}), so the files to send have no "
+                    "end: remove the link."
+                )
         yield from (
             path for path in (here / name for name in files if not _excluded(name, here == root)) if path.is_file()
         )

@@ -45,7 +45,10 @@ METRICS: tuple[GaugeSpec, ...] = (
         name="vamba_train_goodput_ratio", unit="1",
         description="Seconds in steps that count, each once, over the time since the run first started.",
     ),
-    GaugeSpec(name="vamba_train_last_step_timestamp_seconds", unit="s", description="When the last step ended (Unix)."),
+    GaugeSpec(
+        name="vamba_train_last_step_timestamp_seconds", unit="s",
+        description="End of the last step, or a later start of the job or its workers (Unix).",
+    ),
 )  # fmt: skip
 
 
@@ -60,6 +63,7 @@ class RunHealth:
     last: dict[str, Any] = field(default_factory=dict)
     started: float = math.nan
     newest_start: float = math.nan
+    launched: float = math.nan
     attempts: int = 0
     checkpoint_time: float = math.nan
     checkpoint_step: int = 0
@@ -90,6 +94,8 @@ class RunHealth:
             self.num_steps = int(event.get("num_steps", self.num_steps))
             self.started = at if math.isnan(self.started) else self.started
             self.newest_start = at
+        elif kind in ("job_started", "ray_started"):
+            self.launched = at
         elif kind == "checkpoint_begun":
             self._begun[int(event["step"])] = at
         elif kind == "checkpoint_committed":
@@ -116,7 +122,10 @@ class RunHealth:
             rate = {f"{kind}_tokens_per_second": last[f"num_{kind}_tokens"] / step_s for kind in ("text", "video")}
             known |= rate if step_s else {}
             known |= {name: last.get(name) for name in ("step", "loss", "grad_norm", "learning_rate", "memory_bytes")}
-            known |= {"mfu_ratio": last.get("mfu"), "last_step_timestamp_seconds": last["time"], "step_seconds": step_s}
+            known |= {"mfu_ratio": last.get("mfu"), "step_seconds": step_s}
+            # A run that was stopped for a night does not hang while it starts again.
+            starts = (at for at in (self.newest_start, self.launched) if math.isfinite(at))
+            known["last_step_timestamp_seconds"] = max([last["time"], *starts])
             known["data_wait_ratio"] = last["seconds"].get("data", 0.0) / step_s if step_s else None
         return {
             f"vamba_train_{name}": float(value)

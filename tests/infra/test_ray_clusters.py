@@ -7,7 +7,9 @@ import gzip
 import json
 import re
 import shlex
+import shutil
 import subprocess
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -190,8 +192,42 @@ def test_token_auth_is_set_wherever_ray_starts(path: Path) -> None:
 def test_the_variants_differ_in_machines_only() -> None:
     first, *others = (_load(path) for path in ALL)
     for other in others:
-        for key in ("cluster_name", "file_mounts", "rsync_exclude", "setup_commands"):
+        for key in ("cluster_name", "file_mounts", "rsync_filter", "setup_commands"):
             assert other[key] == first[key], key
+
+
+# Of which the first gets the head into the workers: the launcher names it, or the file does.
+COPIED = ("ray-autoscaler_us-west-2.pem", "id_ed25519", "auth_token")
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
+def test_what_keeps_secrets_back_lets_the_keys_through_that_ray_copies(path: Path) -> None:
+    """Ray gives `rsync_exclude` to the copy of each of `file_mounts`, and of its own key, too."""
+    cluster = _load(path)
+    excluded = [name for name in COPIED for each in cluster.get("rsync_exclude", ()) if fnmatch(f"/{name}", each)]
+    assert not excluded and cluster["rsync_filter"] == [".skyignore"]
+
+
+@pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync copies the source and the keys")
+def test_rsync_copies_the_source_without_secrets_and_the_keys(tmp_path: Path) -> None:
+    from ray.autoscaler._private.command_runner import SSHCommandRunner
+
+    tree, secret = (
+        tmp_path / "tree",
+        ("tls.pem", "infra/x.key", "infra/docker/compose.env", ".env", ".venv/x", ".git/x"),
+    )
+    for name in ("vamba/data/sample.py", "ray_cluster.yaml", *secret):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).touch()
+    shutil.copy(ROOT / ".skyignore", tree)
+    words = SSHCommandRunner._create_rsync_filter_args(None, {"rsync_filter": _load(AWS)["rsync_filter"]})
+    for name in COPIED:
+        (tmp_path / name).touch()
+        subprocess.run(["rsync", "-a", *words, str(tmp_path / name), str(tmp_path / f"got-{name}")], check=True)
+        assert (tmp_path / f"got-{name}").is_file()
+    subprocess.run(["rsync", "-a", *words, f"{tree}/", str(tmp_path / "out")], check=True)
+    copied = {str(found.relative_to(tmp_path / "out")) for found in (tmp_path / "out").rglob("*") if found.is_file()}
+    assert copied == {"vamba/data/sample.py", "ray_cluster.yaml", ".skyignore"}
 
 
 @pytest.mark.parametrize(("path", "notice_s"), [(AWS, 120), (GOOGLE, 30)], ids=lambda value: getattr(value, "name", ""))

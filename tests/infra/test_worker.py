@@ -30,11 +30,14 @@ while true; do sleep 0.05; done
 
 @dataclass
 class Metadata:
-    """A metadata service. notice: what the cloud says of this machine; asked: the paths of all requests."""
+    """A metadata service. notice: what the cloud says of this machine. garbled: whether it answers what is no HTTP.
+    asked: the paths of all requests.
+    """
 
     cloud: str
     url: str = ""
     notice: bool = False
+    garbled: bool = False
     asked: list[str] = field(default_factory=list)
 
     def answer(self, method: str, path: str, headers: dict[str, str]) -> tuple[int, str]:
@@ -62,6 +65,9 @@ def serve() -> Iterator[Callable[[str], Metadata]]:
             def _any(self) -> None:
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 status, text = service.answer(self.command, self.path, headers)
+                if service.garbled:
+                    self.wfile.write(b"\xff\xfe no such thing\r\n\r\n")
+                    return
                 self.send_response(status)
                 self.end_headers()
                 self.wfile.write(text.encode())
@@ -124,6 +130,18 @@ def test_a_metadata_service_that_is_away_is_no_notice(environment: dict[str, str
     assert started.returncode == 0, started.stderr
     time.sleep(0.5)
     assert not (tmp_path / "ended").exists()
+
+
+def test_a_metadata_service_that_stammers_does_not_end_the_watch(
+    serve: Callable[[str], Metadata], environment: dict[str, str], tmp_path: Path
+) -> None:
+    service = serve("aws")
+    service.garbled = True
+    started = _start({**environment, "VAMBA_METADATA": service.url}, "aws")
+    assert started.returncode == 0, started.stderr
+    _wait(lambda: len(service.asked) > 3)
+    service.garbled, service.notice = False, True
+    _wait((tmp_path / "ended").exists)
 
 
 def test_a_start_that_fails_says_why(environment: dict[str, str], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,13 @@ def test_a_profile_that_nobody_makes_is_taken_back(vamba_home: Path) -> None:
     assert not (run / "control" / "profile").exists()
     assert vamba("runs", "profile", "idle", "--wait", "0", "--steps", "2").exit_code == 0
     assert json.loads((run / "control" / "profile").read_text()) == {"steps": 2, "from": 0}
+
+
+def test_a_terminal_without_unicode_gets_characters_spelled_out() -> None:
+    command = [sys.executable, "-m", "jobs", "train", "--help"]
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and "\\u2026" in done.stdout, done.stderr
 
 
 def test_help_loads_nothing_heavy() -> None:

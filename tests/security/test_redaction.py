@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from urllib.parse import quote_plus
+
 import pytest
 
 from pipelines.filesystems import check_no_credentials
@@ -112,6 +115,28 @@ def test_a_password_is_taken_out_where_it_stands_without_its_address(monkeypatch
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://vamba:pa55%2Fword-x@db/mlflow")
     for said in ("password=pa55/word-x host=db", "tried pa55%2Fword-x"):
         assert "word-x" not in redacted_text(said)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["pa55word-planted\n", "  pa55word-planted\r\n", 'pa55word-"planted', "pa55word-'\\planted", "pa55word planted é"],
+)
+def test_values_are_found_as_others_quote_them(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", value)
+    bare = value.strip()
+    for said in (
+        f"header {value!r}",
+        f"header {bare}",
+        json.dumps({"a": bare}),
+        f"{value.encode()!r}",
+        quote_plus(bare),
+    ):
+        assert "planted" not in redacted_text(said), said
+
+
+def test_each_line_of_a_key_is_taken_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEPLOY_KEY", "-----BEGIN KEY-----\nMIIplanted1/x\nMIIplanted2+y\n-----END KEY-----\n")
+    assert "planted" not in redacted_text("can't parse 'MIIplanted1/x\\nMIIplanted2+y'")
 
 
 def test_variables_that_hold_no_secret_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

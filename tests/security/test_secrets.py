@@ -108,6 +108,19 @@ def test_a_tracking_server_that_fails_is_named_without_its_password(
     assert SECRET.encode() not in written(vamba_home) if vamba_home.exists() else True
 
 
+def test_a_reason_is_kept_without_the_secrets_that_were_pasted_into_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, vamba_home: Path
+) -> None:
+    monkeypatch.setenv("TICKETS_TOKEN", SECRET)
+    reason = f"see https://me:{SECRET}@tickets/7, read with {SECRET}"
+    assert vamba("register", folder / "model", "--as", "toy").exit_code == 0
+    for words in (("approve", "toy/1", "--by", "R. Hopper"), ("promote", "toy/1", "--force", "--to", "challenger")):
+        done = vamba(*words, "--reason", reason)
+        assert done.exit_code == 0, done.output
+    assert "see https://REDACTED@tickets/7" in vamba("history", "toy").output.replace("\n", " ")
+    assert SECRET.encode() not in written(vamba_home)
+
+
 def test_what_a_job_and_its_workers_die_of_is_kept_without_secrets(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path / "runs" / "r")
     directory.root.mkdir(parents=True)

@@ -66,6 +66,7 @@ def test_secrets_that_lie_beside_the_source_stay_there(tmp_path: Path) -> None:
     from ray._private.runtime_env.packaging import create_package
 
     secret = (".env", ".env.local", "infra/docker/compose.env", "infra/mlflow/auth.ini", "jobs/id.pem", "tls.key")
+    secret += ("id_rsa", "my/.netrc", ".ssh/config", ".aws/credentials", "infra/auth_token")
     files = ("jobs/__main__.py", "my/own.yaml", "infra/docker/compose.env.example", "jobs/environment.py")
     tree = _tree(tmp_path / "tree", *files, *secret)
     (tree / ".gitignore").write_text("my/\n")
@@ -105,6 +106,8 @@ def test_files_of_the_users_own_must_be_among_those_that_are_sent(tmp_path: Path
         ("https://ray.example.com", "https://ray.example.com"),
         ("ray://head:10001", "http://head:8265"),
         ("ray://[fd00::1]:10001", "http://[fd00::1]:8265"),
+        (" http://head:8265/#/jobs?tab=1", "http://head:8265"),
+        ("https://ray.example.com/team/", "https://ray.example.com/team"),
     ],
 )
 def test_the_dashboard_takes_jobs(to: str, dashboard: str) -> None:
@@ -115,6 +118,40 @@ def test_the_dashboard_takes_jobs(to: str, dashboard: str) -> None:
 def test_what_is_no_place_is_refused(to: str) -> None:
     with pytest.raises(ValueError, match=r"http://HOST:8265.*ray://HOST:10001, kuberay or sky"):
         plan(to)
+
+
+@pytest.mark.parametrize("to", ["http://[::1", "http://head:99999", "ray://head:abc", "http://u:pw123456@[::1:8265"])
+def test_an_address_with_a_slip_is_refused_before_anything_is_sent(to: str) -> None:
+    with pytest.raises(ValueError, match=r"is no address: .*port from 1 to 65535") as error:
+        plan(to)
+    assert "pw123456" not in str(error.value)
+
+
+def test_a_server_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.submission.ray_cluster._ANSWER_PATIENCE_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ConnectionError, match="timed out.*Check the address"):
+            RayCluster(url).status("job_1")
+
+
+def test_a_tree_that_leads_back_into_itself_is_refused(tmp_path: Path) -> None:
+    tree = _tree(tmp_path / "tree", "jobs/__main__.py", "my/a.yaml", "my/b.yaml")
+    (tree / "my" / "back").symlink_to(tree)
+    (tree / "my" / "self").symlink_to(tree / "my")
+    with pytest.raises(ValueError, match="link to a folder that it lies in"):
+        sent_files(tree)
+
+
+def test_a_tree_that_ray_would_pack_otherwise_or_not_take_is_refused(tmp_path: Path) -> None:
+    tree = _tree(tmp_path / "tree", "jobs/__main__.py", "videos/.rayignore")
+    with pytest.raises(ValueError, match=r"videos/.rayignore would keep files back"):
+        plan(URL, working_dir=tree)
+    (tree / "videos" / ".rayignore").unlink()
+    with (tree / "videos" / "long.mp4").open("wb") as file:
+        file.truncate(600 * 2**20)
+    with pytest.raises(ValueError, match=r"600 MiB to send, and Ray takes 512 MiB.*videos/ 600 MiB"):
+        plan(URL, working_dir=tree)
 
 
 def test_options_of_other_places_are_refused() -> None:
@@ -238,11 +275,32 @@ def test_a_run_is_not_kept_in_a_folder_that_ray_removes(tmp_path: Path, monkeypa
     monkeypatch.chdir(copy)
     monkeypatch.setenv("VAMBA_HOME", "/mnt/vamba")
     assert vamba_home() == Path("/mnt/vamba")
+    monkeypatch.setenv("VAMBA_HOME", "home")
+    with pytest.raises(ValueError, match="below the job's working directory"):
+        vamba_home()
     monkeypatch.delenv("VAMBA_HOME")
     with pytest.raises(ValueError, match="storage that every node mounts by --env VAMBA_HOME"):
         vamba_home()
     monkeypatch.chdir(tmp_path)
     assert vamba_home() == tmp_path / ".vamba"
+
+
+@pytest.mark.parametrize("home", ["s3://bucket/home", "file:///mnt/vamba"])
+def test_an_address_as_home_does_not_become_a_folder_of_that_name(
+    home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VAMBA_HOME", home)
+    with pytest.raises(ValueError, match="VAMBA_HOME is .*name a folder"):
+        vamba_home()
+    for to in (URL, "kuberay", "sky"):
+        with pytest.raises(ValueError, match="VAMBA_HOME is .*name a folder"):
+            plan(to, environment={"VAMBA_HOME": home})
+    with pytest.raises(ValueError, match="VAMBA_HOME is .*name a folder"):
+        plan(URL)
+    monkeypatch.setenv("VAMBA_HOME", ".vamba")
+    with pytest.raises(ValueError, match=r"VAMBA_HOME is '.vamba', which lies elsewhere where the job runs"):
+        plan(URL)
 
 
 @pytest.fixture

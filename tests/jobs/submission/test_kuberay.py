@@ -145,3 +145,35 @@ def test_the_runs_own_settings_arrive(tmp_path: Path) -> None:
 def test_options_that_contradict_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plan("kuberay", **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"namespace": "Foo Bar"},
+        {"namespace": "a.b"},
+        {"queue": "q!"},
+        {"queue": "-q"},
+        {"secrets": ("hf", "my secret")},
+        {"image": ""},
+        {"image": "a b"},
+        {"environment": {"PLACE": "$HOME/x"}},
+        {"environment": {"PLACE": "`id`"}},
+    ],
+)
+def test_what_kubernetes_would_refuse_or_change_is_refused_here(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"--{next(iter(options)).rstrip('s').replace('environment', 'env')} "):
+        plan("kuberay", **options)
+    plan("kuberay", namespace="a-b", queue="team.night", secrets=("hf.read",), environment={"PLACE": "{a: 1}"})
+
+
+def test_files_of_any_name_go_along(tmp_path: Path) -> None:
+    path = tmp_path / "mein lauf (é).yaml"
+    path.write_text("workers: {num_workers: 1}\n")
+    submission = plan("kuberay", words=(*WORDS["train"], "--config", str(path)), profile="dev")
+    (files,) = (item for item in submission.documents if item["kind"] == "ConfigMap")
+    assert (
+        list(files["data"]) == ["0-mein_lauf____.yaml"]
+        and "/etc/vamba/job/0-mein_lauf____.yaml" in submission.entrypoint
+    )
+    check_object(files, "1.30")

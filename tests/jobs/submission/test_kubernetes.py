@@ -24,6 +24,10 @@ given = "" if "-" not in words else sys.stdin.read()
 with (here / "calls").open("a") as file:
     file.write(json.dumps([words, given]) + "\\n")
 if "rayjob" in words and "get" in words:
+    if (here / "away").exists():
+        left = int((here / "away").read_text()) - 1
+        (here / "away").write_text(str(left)) if left else (here / "away").unlink()
+        sys.exit("The connection to the server was refused")
     states = json.loads((here / "states").read_text())
     (here / "states").write_text(json.dumps(states[1:] or states))
     print(json.dumps(states[0]) if states[0] else "")
@@ -33,7 +37,7 @@ elif "logs" in words:
     if (here / "pulling").exists():
         (here / "pulling").unlink()
         sys.exit("Error from server (BadRequest): container is waiting to start: ContainerCreating")
-    print("step 1 loss 2.0", flush=True)
+    print("and on" if any("--since" in word for word in words) else "step 1 loss 2.0", flush=True)
 elif "create" in words and (here / "forbidden").exists():
     sys.exit("Error from server (Forbidden): rayjobs.ray.io is forbidden")
 """
@@ -56,6 +60,10 @@ class Cluster:
     def pull_once(self) -> None:
         """The first question for a log comes before its container has begun."""
         (self._folder / "pulling").touch()
+
+    def is_away(self, questions: int) -> None:
+        """The next questions for the job find nobody."""
+        (self._folder / "away").write_text(str(questions))
 
     def calls(self) -> list[tuple[list[str], str]]:
         lines = (self._folder / "calls").read_text().splitlines()
@@ -129,6 +137,30 @@ def test_a_log_that_has_not_begun_is_asked_for_again(cluster: Cluster, capfd: py
     cluster.has(_job("Running"), _job("Running"), _job("Running"), _job("Complete", jobStatus="SUCCEEDED"))
     assert Kubernetes("vamba").follow(NAME, print) == 0
     assert capfd.readouterr().out.count("step 1 loss 2.0") == 1
+
+
+def test_a_log_that_is_cut_off_goes_on(cluster: Cluster, capfd: pytest.CaptureFixture[str]) -> None:
+    """kubectl ends without an error where a connection is closed, while the job goes on."""
+    cluster.has(_job("Running"), _job("Running"), _job("Complete", jobStatus="SUCCEEDED"))
+    assert Kubernetes("vamba").follow(NAME, print) == 0
+    shown = capfd.readouterr().out
+    assert shown.count("step 1 loss 2.0") == shown.count("and on") == 1
+    assert [word for words, _ in cluster.calls() for word in words if word.startswith("--since")] == ["--since=1s"]
+
+
+def test_kubernetes_may_be_away_while_a_job_is_followed(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def show(text: str, **_: object) -> None:
+        if "initializing" in text:
+            cluster.is_away(2)
+
+    cluster.has(_job("Initializing"), _job("Complete", jobStatus="SUCCEEDED"))
+    assert Kubernetes("vamba").follow(NAME, show) == 0
+    monkeypatch.setattr("jobs.submission.kubernetes._AWAY_S", 0.0)
+    cluster.has(_job("Initializing"))
+    with pytest.raises(ConnectionError, match=f"refused. The job may go on: come back with `vamba jobs logs {NAME}"):
+        Kubernetes("vamba").follow(NAME, show)
 
 
 def test_stopping_lets_the_driver_save(cluster: Cluster) -> None:

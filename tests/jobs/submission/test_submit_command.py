@@ -207,3 +207,10 @@ def test_where_runs_are_kept_is_pointed_out(monkeypatch: pytest.MonkeyPatch) -> 
 def test_jobs_of_skypilot_are_followed_by_its_own_commands() -> None:
     done = vamba("jobs", "status", "x", "--to", "sky")
     assert done.exit_code == 2 and "sky jobs logs" in done.stderr
+
+
+@pytest.mark.parametrize("identity", ["", "a/../b", "a?b", "a b", "#x"])
+def test_what_is_no_jobs_id_becomes_no_address(identity: str) -> None:
+    for words in (("jobs", "status"), ("jobs", "logs"), ("jobs", "stop")):
+        refused = vamba(*words, "--to", "http://127.0.0.1:1", "--", identity)
+        assert refused.exit_code == 2 and "is no job's id" in refused.stderr, refused.output

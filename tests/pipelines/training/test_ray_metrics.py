@@ -78,6 +78,21 @@ def test_the_age_of_a_checkpoint_is_the_work_that_a_crash_would_cost() -> None:
     assert age(99060.0) == 60, "a day in the queue was no work"
 
 
+def test_a_run_that_is_taken_up_after_a_night_has_not_hung_all_night() -> None:
+    health, name = RunHealth(), "vamba_train_last_step_timestamp_seconds"
+    health.add_event({"event": "job_started", "time": 990.0})
+    health.add_event(attempt(1, 1000.0))
+    assert name not in health.values(now=1000.5), "another alert waits for the first step"
+    health.add_step(step(4))
+    assert health.values(now=1005.0)[name] == 1004.0
+    health.add_event({"event": "job_started", "time": 40000.0})
+    assert health.values(now=40100.0)[name] == 40000.0, "waits for machines"
+    health.add_event(attempt(2, 40200.0))
+    assert health.values(now=40300.0)[name] == 40200.0, "loads its checkpoint"
+    health.add_step({**step(5), "time": 40350.0})
+    assert health.values(now=40400.0)[name] == 40350.0
+
+
 def test_what_is_not_known_is_left_out() -> None:
     assert set(RunHealth().values(now=5.0)) == {
         f"vamba_train_{name}"
