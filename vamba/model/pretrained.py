@@ -74,9 +74,8 @@ def fill(model: nn.Module, directory: str | Path, *, dtype: torch.dtype | None =
     assert isinstance(model, PackedVamba)
     stored = without_tied_head(stored_tensors(directory), model.architecture)
     check_fit(directory, stored, shapes_of(model))
-    state = {name: tensor for name, tensor in read_tensors(directory) if name in stored}
-    if dtype is not None:
-        state = {name: _cast(name, tensor, dtype) for name, tensor in state.items()}
+    # Cast one by one: both copies of a 7B would be 68 GB.
+    state = {name: _cast(name, tensor, dtype) for name, tensor in read_tensors(directory) if name in stored}
     tied = model.architecture.tie_word_embeddings
     if tied:
         state["lm_head.weight"] = state["model.embed_tokens.weight"]
@@ -201,8 +200,8 @@ def read_tensors(directory: str | Path) -> Iterator[tuple[str, Tensor]]:
             raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
 
 
-def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    if not tensor.is_floating_point():
+def _cast(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    if dtype is None or not tensor.is_floating_point():
         return tensor
     keeps = name.rpartition(".")[2] in FLOAT32_PARTS
     return tensor.to(torch.promote_types(dtype, torch.float32) if keeps else dtype)
