@@ -36,7 +36,7 @@ def test_adapters_cost_what_torch_counts(
     init_weights_(model, 0)
     add_adapters(model, LoraConfig(rank=4, dropout=0.1, target_modules=target_modules), seed=0)
     select_trainable(model, (ADAPTERS,))
-    gauges = Gauges(model, {name for name, p in model.named_parameters() if p.requires_grad})
+    gauges = Gauges(model, {name: p for name, p in model.named_parameters() if p.requires_grad})
     micro = MicroBatch(batch=WITH_VIDEO, pack_index=0, counts=True)
     counted_here = gauges.flops(StepInput(micro_batches=(micro,), sample_ids=(), epoch=0, media="video"))
     in_blocks = in_block_flops(pack_shape(WITH_VIDEO), trained=scan_is_trained)
