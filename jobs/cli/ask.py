@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -99,10 +100,12 @@ def ask(
 
 
 class Bars:
-    """A line of progress for each step that takes long. Files of a few MB take no time and have none."""
+    """A line of progress for each step that takes long, from the end of the one before. Files of a few MB take no time
+    and have none."""
 
     def __init__(self) -> None:
-        self._step, self._bar = "", ProgressBar("", "")
+        self._last_s = time.monotonic()
+        self._step, self._bar = "", ProgressBar("", "", self._last_s)
 
     def __call__(self, step: Step, done: int, total: int) -> None:
         if step != "ask":
@@ -111,8 +114,9 @@ class Bars:
                 return
         if step != self._step:
             SESSION.end_progress()
-            self._step, self._bar = step, ProgressBar(step, "frames" if step == "ask" else "MB")
+            self._step, self._bar = step, ProgressBar(step, "frames" if step == "ask" else "MB", self._last_s)
         SESSION.progress(self._bar.line(done, total))
+        self._last_s = time.monotonic()
 
 
 def _check_memory(memory: str | None, extend: str | None, words: list[str]) -> None:

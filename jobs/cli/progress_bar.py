@@ -8,10 +8,10 @@ _CELLS = 24
 
 
 class ProgressBar:
-    """Counts from when it was made. The rate is the mean since then."""
+    """The rate is the mean since `started_s`, of the monotonic clock."""
 
-    def __init__(self, name: str, unit: str) -> None:
-        self._name, self._unit, self._started_s = name, unit, time.monotonic()
+    def __init__(self, name: str, unit: str, started_s: float) -> None:
+        self._name, self._unit, self._started_s = name, unit, started_s
 
     def line(self, done: int, total: int) -> str:
         """`ask [######······] 812/3600 frames, 151/s, 0:18 left`"""
