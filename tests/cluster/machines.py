@@ -8,13 +8,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 from tests.faults.clusters import drain, node_of, ray_cluster
 from tests.services.processes import free_ports
+
+_DASHBOARD_PATIENCE_S = 120.0
 
 
 class Machines:
@@ -53,8 +57,17 @@ class Machines:
         self._cluster.remove_node(self._cluster.head_node, allow_graceful=False)
 
     def start_head(self) -> None:
-        """The head again, at the same address, with the state that it kept."""
+        """The head again, at the same address, with the state that it kept; returns when its dashboard answers, which
+        is some seconds after its node is there."""
         self._start(**self._head)
+        deadline = time.monotonic() + _DASHBOARD_PATIENCE_S
+        while True:
+            try:
+                with urlopen(f"{self.dashboard}/api/version", timeout=5):
+                    return
+            except OSError:
+                assert time.monotonic() < deadline, f"no dashboard at {self.dashboard}"
+                time.sleep(0.2)
 
     def _start(self, **arguments: Any) -> None:
         handler = signal.getsignal(signal.SIGTERM)
