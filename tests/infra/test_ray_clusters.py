@@ -208,7 +208,11 @@ def test_what_keeps_secrets_back_lets_the_keys_through_that_ray_copies(path: Pat
     assert not excluded and cluster["rsync_filter"] == [".skyignore"]
 
 
-@pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync copies the source and the keys")
+@pytest.mark.skipif(
+    shutil.which("rsync") is None,
+    reason="`ray up` copies with rsync, which is not installed (apt-get install rsync); the test above reads the rules "
+    "without it",
+)
 def test_rsync_copies_the_source_without_secrets_and_the_keys(tmp_path: Path) -> None:
     from ray.autoscaler._private.command_runner import SSHCommandRunner
 
