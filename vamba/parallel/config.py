@@ -31,8 +31,8 @@ class ParallelConfig:
     compile: run what lies between the kernels of a hybrid layer through torch.compile. Needs a C++ compiler on the
         workers, minutes at the first step, and changes the last bits of the losses.
     compute_dtype: of gathered parameters and activations. Master weights, gradients' reduction and optimizer state
-        stay float32, and so do A_log, D, dt_bias, alpha and norm weights in compute. Frozen weights that the start model
-        stores in bfloat16 are held in it.
+        stay float32, and so do A_log, D, dt_bias, alpha and norm weights in compute. Frozen weights that the start
+        model stores in bfloat16 are held in it.
     """
 
     replicate: int = 1
